@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+// Annotations.
+const (
+	// AllocStatusAnnotation holds the pods a pooled batch holds: {"pods":["pod-a",""]}, one entry per index,
+	// "" for none; further members are tolerated. It is the durable home of "pod P is replica i of batch B".
+	// On: BatchSandbox. Written by the batch controller, together with EndpointsAnnotation. Read by the
+	// batch and pool controllers.
+	AllocStatusAnnotation = "sandbox.opensandbox.io/alloc-status"
+
+	// EndpointsAnnotation holds a JSON array of pod IPs in index order, "" for none.
+	// On: BatchSandbox. Written by the batch controller on delivery. Read by gateways and SDKs.
+	EndpointsAnnotation = "sandbox.opensandbox.io/endpoints"
+
+	// AllocReleaseAnnotation lists pods given back: {"pods":[...]}. On: BatchSandbox. Only read, on objects
+	// made by older controllers.
+	AllocReleaseAnnotation = "sandbox.opensandbox.io/alloc-release"
+
+	// AllocReleasedAnnotation lists pods taken back: {"pods":[...]}. On: BatchSandbox. Only read, on objects
+	// made by older controllers.
+	AllocReleasedAnnotation = "sandbox.opensandbox.io/alloc-released"
+
+	// RecyclingAnnotation marks a released pod as dirty: {"batch":UID,"containers":{name:ID}} with the
+	// container IDs the last user had. On: pool pods. Written by the pool before the pod leaves its batch's
+	// alloc-status, removed when the recycling is proven. Read by the ledger: a marked pod is never idle.
+	RecyclingAnnotation = "sandbox.opensandbox.io/recycling"
+
+	// LeaderEpochAnnotation names the controller process that leads. On: pooled BatchSandboxes with unmet
+	// demand. Written once after an election, so that a late write of the last leader conflicts.
+	LeaderEpochAnnotation = "sandbox.opensandbox.io/leader-epoch"
+)
+
+// Labels.
+const (
+	// PoolNameLabel is the name of the Pool that made the pod. Written by the pool controller at creation.
+	PoolNameLabel = "sandbox.opensandbox.io/pool-name"
+
+	// PoolRevisionLabel is the revision (hash) of the pool template the pod was made from. Written by the
+	// pool controller at creation.
+	PoolRevisionLabel = "sandbox.opensandbox.io/pool-revision"
+
+	// BatchNameLabel is the name of the BatchSandbox that holds the pod. Written by the batch controller: at
+	// creation on its own pods, after delivery on pool pods. Read by the batch's selector.
+	BatchNameLabel = "batch-sandbox.sandbox.opensandbox.io/name"
+
+	// PodIndexLabel is the replica index of the pod in its batch, a decimal number. Written with
+	// BatchNameLabel.
+	PodIndexLabel = "batch-sandbox.sandbox.opensandbox.io/pod-index"
+
+	// EvictLabel asks the pool never to hand the pod out and to remove it when it is idle; the value doesn't
+	// matter. On: pool pods. Written by users.
+	EvictLabel = "pool.opensandbox.io/evict"
+)
+
+// Finalizers.
+const (
+	// TaskCleanupFinalizer keeps a batch until its tasks have stopped. On: BatchSandboxes with tasks.
+	TaskCleanupFinalizer = "batch-sandbox.sandbox.opensandbox.io/task-cleanup"
+
+	// PoolAllocationFinalizer keeps a pooled batch until its pods are back in the pool, and a Pool until its
+	// last pod in use is given back.
+	PoolAllocationFinalizer = "pool.sandbox.opensandbox.io/pool-allocation"
+)
+
+// Names inside pods.
+const (
+	// TaskExecutorContainer is the name of the container that runs tasks inside the sandbox container.
+	TaskExecutorContainer = "task-executor"
+
+	// TaskExecutorPort is the TCP port of the task-executor's HTTP API on the pod's IP.
+	TaskExecutorPort = 5758
+
+	// TaskRecordsVolume is the emptyDir that the controller adds for the task-executor's records.
+	TaskRecordsVolume = "task-executor-records"
+
+	// TaskRecordsPath is where TaskRecordsVolume is mounted, only in the task-executor's container.
+	TaskRecordsPath = "/var/lib/sandbox/tasks"
+
+	// MainContainerEnv names the sandbox container where a pod has several beside the task-executor.
+	MainContainerEnv = "SANDBOX_MAIN_CONTAINER"
+)
+
+// LeaderElectionID is the name of the Lease that decides which controller is active.
+const LeaderElectionID = "2fa1c467.opensandbox.io"
+
+// MaxNameLength is the greatest length of the name of a batch or pool, for it becomes a label value.
+const MaxNameLength = 63
