@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Writes every generated file below OUT (default: this checkout): deep copies, definitions with and without CEL rules,
+# and the controller's role.
+#
+#   hack/tools/generate.sh deepcopy|manifests [OUT]
+set -euo pipefail
+
+part=${1:?usage: hack/tools/generate.sh deepcopy|manifests [OUT]}
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+out=${2:-$PWD}
+gen=$(hack/tools/tool.sh controller-gen)
+
+case $part in
+deepcopy)
+	mkdir -p "$out/api/v1alpha1"
+	"$gen" object:headerFile=hack/tools/boilerplate.go.txt paths=./api/v1alpha1 "output:object:dir=$out/api/v1alpha1"
+	;;
+manifests)
+	mkdir -p "$out/config/crd/bases" "$out/config/crd-no-cel/bases" "$out/config/rbac"
+	rm -f "$out"/config/crd/bases/*.yaml
+	"$gen" crd paths=./api/... "output:crd:artifacts:config=$out/config/crd/bases"
+	go run ./hack/tools/crd-no-cel "$out/config/crd/bases" "$out/config/crd-no-cel/bases"
+	"$gen" rbac:roleName=opensandbox-controller-manager paths=./internal/controller/... "output:rbac:artifacts:config=$out/config/rbac"
+	;;
+*)
+	echo "generate.sh: unknown part $part: use deepcopy or manifests" >&2
+	exit 1
+	;;
+esac
