@@ -36,7 +36,7 @@ const (
 // BatchSandboxSpec says how many identical sandboxes are wanted, where from, for how long, and what to run
 // in each.
 //
-// +kubebuilder:validation:XValidation:rule="(has(self.poolRef) ? self.poolRef : '') == (has(oldSelf.poolRef) ? oldSelf.poolRef : '')",message="poolRef is immutable"
+// +kubebuilder:validation:XValidation:rule="(has(self.poolRef) ? self.poolRef : ”) == (has(oldSelf.poolRef) ? oldSelf.poolRef : ”)",message="poolRef is immutable"
 // +kubebuilder:validation:XValidation:rule="has(self.taskTemplate) == has(oldSelf.taskTemplate) && (!has(self.taskTemplate) || self.taskTemplate == oldSelf.taskTemplate)",message="taskTemplate is immutable"
 // +kubebuilder:validation:XValidation:rule="has(self.shardTaskPatches) == has(oldSelf.shardTaskPatches) && (!has(self.shardTaskPatches) || self.shardTaskPatches == oldSelf.shardTaskPatches)",message="shardTaskPatches is immutable"
 type BatchSandboxSpec struct {

@@ -1,0 +1,696 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scheduler
+
+import (
+	"container/list"
+	"slices"
+	"strings"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Waker is told, outside of the ledger's lock, who should look again.
+type Waker interface {
+	// WakeBatch: pods of this batch changed, or it is at the head of its queue and pods are idle.
+	WakeBatch(batch types.NamespacedName)
+
+	// WakePool: the counts of this pool changed.
+	WakePool(pool types.NamespacedName)
+}
+
+// Counts are the pods of a pool by what they are doing, and what batches wait for.
+type Counts struct {
+	// Idle pods are Ready, unheld and may be handed out.
+	Idle int
+	// Starting pods are unheld and not Ready yet, those being created or recycled included.
+	Starting int
+	// Held pods belong to a batch.
+	Held int
+	// Unusable pods are unheld and must not be handed out.
+	Unusable int
+	// Terminating pods are unheld and being deleted.
+	Terminating int
+	// Waiting is the number of sandboxes in the queue.
+	Waiting int
+	// Updated pods have the pool's current revision, whoever holds them.
+	Updated int
+}
+
+// Total is the size of the pool: all but the terminating pods.
+func (c Counts) Total() int { return c.Idle + c.Starting + c.Held + c.Unusable }
+
+// Holding is one index of a batch.
+type Holding struct {
+	// PodName is the pod of this index, "" for none.
+	PodName string
+
+	// Pod is what is known of the pod; nil if the pod is gone or belongs to another batch.
+	Pod *Pod
+}
+
+// Grant is a pod assumed for an index of a batch.
+type Grant struct {
+	Index int
+	Pod   Pod
+}
+
+// Result is the answer to a demand.
+type Result struct {
+	// Grants are the pods handed over now; they are assumed until Confirm or Settle.
+	Grants []Grant
+
+	// Position is the place in the queue, from 1, if something is still missing; else 0.
+	Position int
+
+	// Waiting is the number of sandboxes that the whole queue waits for.
+	Waiting int
+}
+
+// Ledger is the index in memory of who holds which pod. It is safe for concurrent use and can be rebuilt from
+// the API server at any time. Every method takes constant time per pod it touches, whatever the pool's size.
+type Ledger struct {
+	waker Waker
+
+	mu      sync.Mutex
+	pools   map[types.NamespacedName]*pool
+	batches map[types.NamespacedName]*batch
+}
+
+type pool struct {
+	name     types.NamespacedName
+	revision string
+	pods     map[string]*entry
+	counts   [numClasses]int
+	updated  int
+	idle     *list.List // of *entry, current revision
+	stale    *list.List // of *entry, other revisions
+	queue    *queue
+	holders  map[string]holder // by pod name, also of pods not seen yet
+	batches  int               // batches that refer to this pool
+}
+
+type holder struct {
+	batch types.NamespacedName
+	index int
+}
+
+type batch struct {
+	uid     types.UID
+	pool    *pool
+	pods    []string // by index
+	assumed map[int]bool
+	written string // resourceVersion of the last write known
+}
+
+// class is how a pod counts.
+type class int
+
+const (
+	classIdle class = iota
+	classStarting
+	classHeld
+	classUnusable
+	classTerminating
+	numClasses
+)
+
+type entry struct {
+	pod     Pod
+	class   class
+	retired bool // the pool is deleting it
+	dirty   bool // a batch lost it without recycling
+	elem    *list.Element
+	in      *list.List
+}
+
+// NewLedger returns an empty ledger that tells w of changes.
+func NewLedger(w Waker) *Ledger {
+	return &Ledger{
+		waker:   w,
+		pools:   map[types.NamespacedName]*pool{},
+		batches: map[types.NamespacedName]*batch{},
+	}
+}
+
+// wakes collects who to wake while the lock is held.
+type wakes struct {
+	batches []types.NamespacedName
+	pools   []types.NamespacedName
+}
+
+func (w *wakes) batch(b types.NamespacedName) {
+	if !slices.Contains(w.batches, b) {
+		w.batches = append(w.batches, b)
+	}
+}
+
+func (w *wakes) pool(p types.NamespacedName) {
+	if !slices.Contains(w.pools, p) {
+		w.pools = append(w.pools, p)
+	}
+}
+
+// locked runs f under the lock and then wakes whom it named.
+func (l *Ledger) locked(f func(w *wakes)) {
+	var w wakes
+	func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		f(&w)
+	}()
+	for _, b := range w.batches {
+		l.waker.WakeBatch(b)
+	}
+	for _, p := range w.pools {
+		l.waker.WakePool(p)
+	}
+}
+
+func (l *Ledger) pool(name types.NamespacedName) *pool {
+	p, ok := l.pools[name]
+	if !ok {
+		p = &pool{
+			name: name, pods: map[string]*entry{}, idle: list.New(), stale: list.New(), queue: newQueue(),
+			holders: map[string]holder{},
+		}
+		l.pools[name] = p
+	}
+	return p
+}
+
+// forgetEmpty drops a pool of which nothing is known any more.
+func (l *Ledger) forgetEmpty(p *pool) {
+	if len(p.pods) == 0 && p.batches == 0 {
+		delete(l.pools, p.name)
+	}
+}
+
+// --- pods -------------------------------------------------------------------------------------------------
+
+// ObservePod takes over what is known of a pod, unless the ledger knows something newer.
+func (l *Ledger) ObservePod(poolName types.NamespacedName, pod Pod) {
+	l.locked(func(w *wakes) {
+		p := l.pool(poolName)
+		e, ok := p.pods[pod.Name]
+		if !ok {
+			e = &entry{class: -1}
+			p.pods[pod.Name] = e
+		}
+		if ok && e.pod.UID == pod.UID && OlderVersion(pod.ResourceVersion, e.pod.ResourceVersion) {
+			return
+		}
+		if ok && e.pod.UID != pod.UID {
+			e.retired, e.dirty = false, false
+		}
+		before := e.pod
+		p.countRevision(before, -1)
+		e.pod = pod
+		p.countRevision(pod, 1)
+		changed := p.classify(e)
+		if h, held := p.holders[pod.Name]; held && visiblyDiffers(before, pod) {
+			w.batch(h.batch)
+		}
+		if changed {
+			w.pool(p.name)
+			p.wakeHead(w)
+		}
+	})
+}
+
+// visiblyDiffers says whether the batch that holds the pod has something to report.
+func visiblyDiffers(a, b Pod) bool {
+	return a.UID != b.UID || a.State != b.State || a.IP != b.IP || a.Node != b.Node || a.Ended != b.Ended || a.BatchLabel != b.BatchLabel
+}
+
+// ExpectPod counts a pod as starting before its create is sent, so that a lost reply can't make a second one.
+func (l *Ledger) ExpectPod(poolName types.NamespacedName, name, revision string) {
+	l.ObservePod(poolName, Pod{Name: name, Revision: revision, State: PodStarting})
+}
+
+// RemovePod forgets a pod that is gone. With a UID, only the pod of that UID.
+func (l *Ledger) RemovePod(poolName types.NamespacedName, name string, uid types.UID) {
+	l.locked(func(w *wakes) {
+		p := l.pool(poolName)
+		defer l.forgetEmpty(p)
+		e, ok := p.pods[name]
+		if !ok || (uid != "" && e.pod.UID != "" && e.pod.UID != uid) {
+			return
+		}
+		p.unlist(e)
+		p.counts[e.class]--
+		p.countRevision(e.pod, -1)
+		delete(p.pods, name)
+		if h, held := p.holders[name]; held {
+			w.batch(h.batch)
+		}
+		w.pool(p.name)
+	})
+}
+
+// ObservePool takes over the current revision of a pool's template: pods that have it are handed out first.
+func (l *Ledger) ObservePool(name types.NamespacedName, revision string) {
+	l.locked(func(_ *wakes) {
+		p := l.pool(name)
+		if p.revision == revision {
+			return
+		}
+		p.revision = revision
+		p.updated = 0
+		for _, e := range p.pods {
+			p.countRevision(e.pod, 1)
+		}
+		p.relist()
+	})
+}
+
+// relist puts every idle pod into the list its revision belongs to, in order of names.
+func (p *pool) relist() {
+	var idle []*entry
+	for _, e := range p.pods {
+		if e.class == classIdle {
+			idle = append(idle, e)
+		}
+	}
+	slices.SortFunc(idle, func(a, b *entry) int { return strings.Compare(a.pod.Name, b.pod.Name) })
+	for _, e := range idle {
+		p.unlist(e)
+	}
+	for _, e := range idle {
+		p.enlist(e)
+	}
+}
+
+func (p *pool) countRevision(pod Pod, by int) {
+	if pod.Name != "" && pod.Revision == p.revision {
+		p.updated += by
+	}
+}
+
+// classOf is the truth table of what a pod counts as:
+//
+//	| held | retired or terminating | unusable, dirty or left behind | Ready | class       |
+//	| yes  | -                      | -                              | -     | held        |
+//	| no   | yes                    | -                              | -     | terminating |
+//	| no   | no                     | yes                            | -     | unusable    |
+//	| no   | no                     | no                             | yes   | idle        |
+//	| no   | no                     | no                             | no    | starting    |
+func (p *pool) classOf(e *entry) class {
+	_, held := p.holders[e.pod.Name]
+	switch {
+	case held:
+		return classHeld
+	case e.retired, e.pod.State == PodTerminating:
+		return classTerminating
+	case e.dirty, e.pod.State == PodUnusable, e.pod.BatchLabel != "":
+		return classUnusable
+	case e.pod.State == PodReady:
+		return classIdle
+	default:
+		return classStarting
+	}
+}
+
+// classify files a pod under its class and says whether it changed.
+func (p *pool) classify(e *entry) bool {
+	now := p.classOf(e)
+	if now == e.class {
+		return false
+	}
+	if e.class >= 0 {
+		p.counts[e.class]--
+	}
+	p.unlist(e)
+	e.class = now
+	p.counts[now]++
+	p.enlist(e)
+	return true
+}
+
+func (p *pool) enlist(e *entry) {
+	if e.class != classIdle {
+		return
+	}
+	e.in = p.stale
+	if e.pod.Revision == p.revision {
+		e.in = p.idle
+	}
+	e.elem = e.in.PushBack(e)
+}
+
+func (p *pool) unlist(e *entry) {
+	if e.elem != nil {
+		e.in.Remove(e.elem)
+		e.elem, e.in = nil, nil
+	}
+}
+
+// nextIdle is the pod to hand out next: of the current revision first, then the one idle longest.
+func (p *pool) nextIdle() *entry {
+	for _, l := range []*list.List{p.idle, p.stale} {
+		if front := l.Front(); front != nil {
+			return front.Value.(*entry) //nolint:forcetypeassert // only entries are put into these lists
+		}
+	}
+	return nil
+}
+
+func (p *pool) wakeHead(w *wakes) {
+	if head := p.queue.head(); head != nil && p.counts[classIdle] > 0 {
+		w.batch(head.Batch)
+	}
+}
+
+// --- batches ----------------------------------------------------------------------------------------------
+
+// Assume hands idle pods to a batch that is at the head of its pool's queue, or puts it into the queue. The
+// demand replaces an earlier one of the same batch; one that misses nothing leaves the queue.
+func (l *Ledger) Assume(d Demand) Result {
+	var res Result
+	l.locked(func(w *wakes) {
+		p := l.pool(types.NamespacedName{Namespace: d.Batch.Namespace, Name: d.Pool})
+		defer l.forgetEmpty(p)
+		before := p.queue.waiting
+		if len(d.Missing) == 0 {
+			if p.queue.remove(d.Batch) {
+				w.pool(p.name)
+				p.wakeHead(w)
+			}
+			return
+		}
+		b := l.batch(d.Batch, d.UID, p, w)
+		demand := &d
+		demand.Missing = slices.Clone(d.Missing)
+		p.queue.put(demand)
+		if p.queue.head() == demand {
+			res.Grants = b.grant(demand)
+		}
+		if len(res.Grants) > 0 || p.queue.waiting != before {
+			w.pool(p.name)
+		}
+		if len(demand.Missing) > 0 {
+			res.Position = p.queue.position(demand) + 1
+		} else {
+			p.wakeHead(w)
+		}
+		res.Waiting = p.queue.waiting
+	})
+	return res
+}
+
+// grant takes as many idle pods as the demand misses and minAvailable permits.
+func (b *batch) grant(d *Demand) []Grant {
+	p := b.pool
+	n := min(len(d.Missing), p.counts[classIdle])
+	held := b.held()
+	if held+n < min(d.MinAvailable, held+len(d.Missing)) {
+		return nil
+	}
+	grants := make([]Grant, 0, n)
+	for _, index := range p.queue.take(d, n) {
+		e := p.nextIdle()
+		b.hold(d.Batch, index, e.pod.Name)
+		b.assumed[index] = true
+		p.classify(e)
+		grants = append(grants, Grant{Index: index, Pod: e.pod})
+	}
+	return grants
+}
+
+func (b *batch) held() int {
+	n := 0
+	for _, pod := range b.pods {
+		if pod != "" {
+			n++
+		}
+	}
+	return n
+}
+
+func (b *batch) hold(name types.NamespacedName, index int, pod string) {
+	for len(b.pods) <= index {
+		b.pods = append(b.pods, "")
+	}
+	b.pods[index] = pod
+	b.pool.holders[pod] = holder{batch: name, index: index}
+}
+
+// batch returns what is known of a batch; another batch that had the name before is dropped.
+func (l *Ledger) batch(name types.NamespacedName, uid types.UID, p *pool, w *wakes) *batch {
+	b, ok := l.batches[name]
+	if ok && b.uid == uid && b.pool == p {
+		return b
+	}
+	if ok {
+		l.dropBatch(name, w)
+	}
+	b = &batch{uid: uid, pool: p, assumed: map[int]bool{}}
+	l.batches[name] = b
+	p.batches++
+	return b
+}
+
+// Confirm says that the allocations of a batch are written, under this resourceVersion.
+func (l *Ledger) Confirm(name types.NamespacedName, resourceVersion string) {
+	l.locked(func(_ *wakes) {
+		if b, ok := l.batches[name]; ok {
+			clear(b.assumed)
+			b.written = resourceVersion
+		}
+	})
+}
+
+// Settlement is what Settle is told: the truth about a batch as the API server has it.
+type Settlement struct {
+	Batch           types.NamespacedName
+	UID             types.UID
+	Pool            string
+	Pods            []string // by index, "" for none
+	ResourceVersion string
+}
+
+// Settle makes the ledger hold for a batch exactly what its alloc-status says. Pods that were only assumed are
+// idle again. Pods that were confirmed and are named no more are dirty: the pool deletes them. A pod that another
+// batch holds stays with it; Settle returns those names, and the batch holds "" there.
+func (l *Ledger) Settle(s Settlement) (doubled []string) {
+	l.locked(func(w *wakes) {
+		p := l.pool(types.NamespacedName{Namespace: s.Batch.Namespace, Name: s.Pool})
+		defer l.forgetEmpty(p)
+		b := l.batch(s.Batch, s.UID, p, w)
+		for index, name := range b.pods {
+			if name != "" && (index >= len(s.Pods) || s.Pods[index] != name) {
+				b.unhold(index, !b.assumed[index])
+			}
+		}
+		for index, name := range s.Pods {
+			if name == "" || (index < len(b.pods) && b.pods[index] == name) {
+				continue
+			}
+			if _, taken := p.holders[name]; taken {
+				doubled = append(doubled, name)
+				continue
+			}
+			b.hold(s.Batch, index, name)
+			if e, ok := p.pods[name]; ok {
+				p.classify(e)
+			}
+		}
+		clear(b.assumed)
+		b.written = s.ResourceVersion
+		w.pool(p.name)
+		p.wakeHead(w)
+	})
+	return doubled
+}
+
+// unhold takes the pod of an index away from the batch.
+func (b *batch) unhold(index int, dirty bool) {
+	name := b.pods[index]
+	b.pods[index] = ""
+	delete(b.assumed, index)
+	delete(b.pool.holders, name)
+	if e, ok := b.pool.pods[name]; ok {
+		e.dirty = e.dirty || dirty
+		b.pool.classify(e)
+	}
+}
+
+// Release takes the pods of these indexes away from the batch, after the write that says so has landed. The pods
+// are what they are: idle if nothing marks them as dirty.
+func (l *Ledger) Release(name types.NamespacedName, indexes []int) {
+	l.locked(func(w *wakes) {
+		b, ok := l.batches[name]
+		if !ok {
+			return
+		}
+		for _, index := range indexes {
+			if index < len(b.pods) && b.pods[index] != "" {
+				b.unhold(index, false)
+			}
+		}
+		w.pool(b.pool.name)
+		b.pool.wakeHead(w)
+	})
+}
+
+// ReleaseAll releases every pod of a batch whose finalizer is gone, and forgets the batch.
+func (l *Ledger) ReleaseAll(name types.NamespacedName) {
+	l.locked(func(w *wakes) {
+		b, ok := l.batches[name]
+		if !ok {
+			return
+		}
+		for index, pod := range b.pods {
+			if pod != "" {
+				b.unhold(index, false)
+			}
+		}
+		l.dropBatch(name, w)
+	})
+}
+
+// BatchGone forgets a batch that vanished. Pods it still held were not recycled, and are dirty.
+func (l *Ledger) BatchGone(name types.NamespacedName) {
+	l.locked(func(w *wakes) { l.dropBatch(name, w) })
+}
+
+func (l *Ledger) dropBatch(name types.NamespacedName, w *wakes) {
+	b, ok := l.batches[name]
+	if !ok {
+		return
+	}
+	for index, pod := range b.pods {
+		if pod != "" {
+			b.unhold(index, !b.assumed[index])
+		}
+	}
+	b.pool.queue.remove(name)
+	b.pool.batches--
+	delete(l.batches, name)
+	w.pool(b.pool.name)
+	b.pool.wakeHead(w)
+	l.forgetEmpty(b.pool)
+}
+
+// LeaveQueue takes a batch out of its pool's queue, if it is in it.
+func (l *Ledger) LeaveQueue(name types.NamespacedName) {
+	l.locked(func(w *wakes) {
+		if b, ok := l.batches[name]; ok && b.pool.queue.remove(name) {
+			w.pool(b.pool.name)
+			b.pool.wakeHead(w)
+		}
+	})
+}
+
+// Holdings returns what a batch holds, by index, and the resourceVersion of the last write the ledger knows; ok is
+// false if the ledger doesn't know the batch of this UID.
+func (l *Ledger) Holdings(name types.NamespacedName, uid types.UID) (holdings []Holding, written string, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b, ok := l.batches[name]
+	if !ok || b.uid != uid {
+		return nil, "", false
+	}
+	holdings = make([]Holding, len(b.pods))
+	for i, pod := range b.pods {
+		holdings[i].PodName = pod
+		if e, known := b.pool.pods[pod]; known {
+			facts := e.pod
+			holdings[i].Pod = &facts
+		}
+	}
+	return holdings, b.written, true
+}
+
+// --- pools ------------------------------------------------------------------------------------------------
+
+// Counts returns the counts of a pool.
+func (l *Ledger) Counts(name types.NamespacedName) Counts {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p, ok := l.pools[name]
+	if !ok {
+		return Counts{}
+	}
+	return Counts{
+		Idle:        p.counts[classIdle],
+		Starting:    p.counts[classStarting],
+		Held:        p.counts[classHeld],
+		Unusable:    p.counts[classUnusable],
+		Terminating: p.counts[classTerminating],
+		Waiting:     p.queue.waiting,
+		Updated:     p.updated,
+	}
+}
+
+// Retire picks n unheld pods for deletion and counts them as terminating, so that no batch is given one of them:
+// starting ones first, then those of an old revision, then the one that became idle last. It returns fewer if
+// there are fewer.
+func (l *Ledger) Retire(name types.NamespacedName, n int) []Pod {
+	return l.retire(name, n, func(p *pool) []*entry {
+		var starting, idle []*entry
+		for _, e := range p.pods {
+			if e.class == classStarting {
+				starting = append(starting, e)
+			}
+		}
+		slices.SortFunc(starting, func(a, b *entry) int { return strings.Compare(a.pod.Name, b.pod.Name) })
+		for _, l := range []*list.List{p.stale, p.idle} {
+			for elem := l.Back(); elem != nil; elem = elem.Prev() {
+				idle = append(idle, elem.Value.(*entry)) //nolint:forcetypeassert // only entries are put into these lists
+			}
+		}
+		return append(starting, idle...)
+	})
+}
+
+// RetireUnusable picks every unheld pod that must not be handed out for deletion.
+func (l *Ledger) RetireUnusable(name types.NamespacedName) []Pod {
+	return l.retire(name, -1, func(p *pool) []*entry {
+		var unusable []*entry
+		for _, e := range p.pods {
+			if e.class == classUnusable {
+				unusable = append(unusable, e)
+			}
+		}
+		slices.SortFunc(unusable, func(a, b *entry) int { return strings.Compare(a.pod.Name, b.pod.Name) })
+		return unusable
+	})
+}
+
+// retire marks the first n of the candidates, all of them if n is negative.
+func (l *Ledger) retire(name types.NamespacedName, n int, candidates func(*pool) []*entry) []Pod {
+	var pods []Pod
+	l.locked(func(_ *wakes) {
+		p, ok := l.pools[name]
+		if !ok || n == 0 {
+			return
+		}
+		for _, e := range candidates(p) {
+			if n >= 0 && len(pods) == n {
+				return
+			}
+			e.retired = true
+			p.classify(e)
+			pods = append(pods, e.pod)
+		}
+	})
+	return pods
+}
+
+// Unretire takes a pod back that the pool could not delete.
+func (l *Ledger) Unretire(name types.NamespacedName, pod string) {
+	l.locked(func(w *wakes) {
+		p, ok := l.pools[name]
+		if !ok {
+			return
+		}
+		if e, ok := p.pods[pod]; ok && e.retired {
+			e.retired = false
+			p.classify(e)
+			w.pool(p.name)
+			p.wakeHead(w)
+		}
+	})
+}

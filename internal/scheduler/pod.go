@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scheduler
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/internal/utils/podutil"
+)
+
+// PodState is what a pod of a pool is fit for, held or not.
+type PodState int
+
+const (
+	// PodStarting: not Ready yet, or being recycled.
+	PodStarting PodState = iota
+
+	// PodReady: Ready and has an IP.
+	PodReady
+
+	// PodUnusable: must not be handed out: marked for eviction, ended, or left dirty by a batch.
+	PodUnusable
+
+	// PodTerminating: being deleted.
+	PodTerminating
+)
+
+// Pod is what the ledger knows of one pod of a pool.
+type Pod struct {
+	Name            string
+	UID             types.UID
+	ResourceVersion string
+	Revision        string
+	IP              string
+	Node            string
+	State           PodState
+
+	// BatchLabel is the value of the batch name label, "" for none. A pod that carries it and that no batch
+	// holds was left behind, and is never idle.
+	BatchLabel string
+
+	// Ended says that the pod's phase is Failed or Succeeded: it will never run again.
+	Ended bool
+}
+
+// PodOf reads the facts the ledger needs from a pod.
+func PodOf(pod *corev1.Pod) Pod {
+	return Pod{
+		Name:            pod.Name,
+		UID:             pod.UID,
+		ResourceVersion: pod.ResourceVersion,
+		Revision:        pod.Labels[v1alpha1.PoolRevisionLabel],
+		IP:              pod.Status.PodIP,
+		Node:            pod.Spec.NodeName,
+		State:           stateOf(pod),
+		BatchLabel:      pod.Labels[v1alpha1.BatchNameLabel],
+		Ended:           podutil.HasEnded(pod),
+	}
+}
+
+func stateOf(pod *corev1.Pod) PodState {
+	_, evict := pod.Labels[v1alpha1.EvictLabel]
+	_, recycling := pod.Annotations[v1alpha1.RecyclingAnnotation]
+	switch {
+	case pod.DeletionTimestamp != nil:
+		return PodTerminating
+	case evict, podutil.HasEnded(pod):
+		return PodUnusable
+	case recycling:
+		return PodStarting
+	case podutil.IsReady(pod) && pod.Status.PodIP != "":
+		return PodReady
+	default:
+		return PodStarting
+	}
+}
+
+// Lost says that a pod is no sandbox any more: it ended or is being deleted.
+func (p Pod) Lost() bool { return p.Ended || p.State == PodTerminating }

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scheduler
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Demand is what a batch asks of its pool.
+type Demand struct {
+	// Batch and UID identify the batch; a new batch of an old name has another UID.
+	Batch types.NamespacedName
+	UID   types.UID
+
+	// Pool is the name of the pool, in the namespace of the batch.
+	Pool string
+
+	// Missing are the indexes that want a pod, in ascending order.
+	Missing []int
+
+	// MinAvailable is the least number of pods that are handed over together, those already held included.
+	// 0 and 1 mean one by one.
+	MinAvailable int
+
+	// Priority and Created give the place in the queue: higher priority first, then oldest, then by name.
+	Priority int32
+	Created  time.Time
+}
+
+func (d *Demand) key() types.NamespacedName { return d.Batch }
+
+func compareDemands(a, b *Demand) int {
+	return cmp.Or(
+		cmp.Compare(b.Priority, a.Priority),
+		a.Created.Compare(b.Created),
+		cmp.Compare(a.Batch.Name, b.Batch.Name),
+	)
+}
+
+// queue keeps the unmet demands of one pool in the order they are served.
+type queue struct {
+	demands []*Demand
+	byBatch map[types.NamespacedName]*Demand
+	waiting int
+}
+
+func newQueue() *queue { return &queue{byBatch: map[types.NamespacedName]*Demand{}} }
+
+// put adds the demand, in place of an older one of the same batch.
+func (q *queue) put(d *Demand) {
+	q.remove(d.key())
+	at, _ := slices.BinarySearchFunc(q.demands, d, compareDemands)
+	q.demands = slices.Insert(q.demands, at, d)
+	q.byBatch[d.key()] = d
+	q.waiting += len(d.Missing)
+}
+
+// remove takes the demand of a batch out and says whether there was one.
+func (q *queue) remove(batch types.NamespacedName) bool {
+	d, ok := q.byBatch[batch]
+	if !ok {
+		return false
+	}
+	delete(q.byBatch, batch)
+	q.waiting -= len(d.Missing)
+	if at := q.position(d); at >= 0 {
+		q.demands = slices.Delete(q.demands, at, at+1)
+	}
+	return true
+}
+
+// take removes n indexes from the front of what the demand misses.
+func (q *queue) take(d *Demand, n int) []int {
+	taken := d.Missing[:n]
+	d.Missing = d.Missing[n:]
+	q.waiting -= n
+	if len(d.Missing) == 0 {
+		q.remove(d.key())
+	}
+	return taken
+}
+
+func (q *queue) head() *Demand {
+	if len(q.demands) == 0 {
+		return nil
+	}
+	return q.demands[0]
+}
+
+// position is the index of the demand in the queue, -1 if it isn't there.
+func (q *queue) position(d *Demand) int {
+	at, found := slices.BinarySearchFunc(q.demands, d, compareDemands)
+	if !found {
+		return -1
+	}
+	return at
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package podtemplate reads pod templates as users wrote them and completes them with what the controller needs.
+package podtemplate
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/internal/utils/podutil"
+)
+
+// revisionLength is the number of hexadecimal digits of a revision: 40 bits, so that two templates of one pool
+// don't meet by chance, and short enough for a column.
+const revisionLength = 10
+
+// Decode reads a pod template. The error says what to change.
+func Decode(raw *v1alpha1.RawObject) (*corev1.PodTemplateSpec, error) {
+	if raw == nil || len(raw.Raw) == 0 {
+		return nil, errors.New("template is empty: give it at least one container")
+	}
+	template := &corev1.PodTemplateSpec{}
+	if err := json.Unmarshal(raw.Raw, template); err != nil {
+		return nil, fmt.Errorf("template is no pod template: %w", err)
+	}
+	if len(template.Spec.Containers) == 0 {
+		return nil, errors.New("template.spec.containers is empty: give it at least one container")
+	}
+	return template, nil
+}
+
+// Revision is a short hash of a template that doesn't depend on the order of its members or white space.
+func Revision(raw *v1alpha1.RawObject) string {
+	var canonical []byte
+	if raw != nil {
+		var value any
+		if err := json.Unmarshal(raw.Raw, &value); err == nil {
+			canonical, _ = json.Marshal(value) // a value that was just decoded from JSON can be encoded
+		}
+	}
+	sum := sha256.Sum256(canonical)
+	return hex.EncodeToString(sum[:])[:revisionLength]
+}
+
+// AddTaskRecords gives the task-executor's container, if the pod has one beside others, an emptyDir for its
+// records. A pod that already mounts something there keeps it.
+func AddTaskRecords(spec *corev1.PodSpec) {
+	executor := podutil.Container(spec, v1alpha1.TaskExecutorContainer)
+	if executor == nil || slices.ContainsFunc(executor.VolumeMounts, func(m corev1.VolumeMount) bool {
+		return m.MountPath == v1alpha1.TaskRecordsPath
+	}) {
+		return
+	}
+	if !slices.ContainsFunc(spec.Volumes, func(v corev1.Volume) bool { return v.Name == v1alpha1.TaskRecordsVolume }) {
+		spec.Volumes = append(spec.Volumes, corev1.Volume{
+			Name:         v1alpha1.TaskRecordsVolume,
+			VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}},
+		})
+	}
+	executor.VolumeMounts = append(executor.VolumeMounts, corev1.VolumeMount{
+		Name: v1alpha1.TaskRecordsVolume, MountPath: v1alpha1.TaskRecordsPath,
+	})
+}
