@@ -1,0 +1,155 @@
+# `make help` lists the targets. Tools and the local cluster install themselves into a cache outside the checkout.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# IMG is the controller's image; CONTROLLER_IMG is another name of it.
+CONTROLLER_IMG ?= opensandbox/controller:dev
+IMG ?= $(CONTROLLER_IMG)
+TASK_EXECUTOR_IMG ?= opensandbox/task-executor:dev
+# IMAGE_PULL_POLICY is the Deployment's: IfNotPresent suits loaded images, Always a tag that is pushed again and again.
+IMAGE_PULL_POLICY ?= IfNotPresent
+CONTAINER_TOOL ?= docker
+# CLUSTER is the kind of local cluster: node (real kubelet), kwok (simulated nodes) or kind. CLUSTER_NAME tells several apart.
+CLUSTER ?= node
+CLUSTER_NAME ?= default
+# GOTESTFLAGS are added to every `go test`, FUZZTIME is spent on each fuzz target.
+GOTESTFLAGS ?=
+FUZZTIME ?= 10s
+
+LOCALCLUSTER = go -C hack/localcluster run .
+KUBECTL ?= $(or $(shell command -v kubectl 2>/dev/null),$(shell $(LOCALCLUSTER) assets --cluster=kwok)/kubectl)
+# The race detector needs a C compiler; without one the tests run without it.
+RACE := $(if $(shell command -v $${CC:-gcc} 2>/dev/null),-race)
+GOTEST = go test $(RACE) -shuffle=on -timeout=20m $(GOTESTFLAGS)
+GOBUILD = CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+
+##@ General
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-30s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: clean
+clean: ## Delete what the targets wrote into the checkout (the cache and clusters stay)
+	rm -rf bin
+
+##@ Development
+
+.PHONY: build
+build: ## Build the static binaries bin/controller and bin/task-executor
+	$(GOBUILD) -o bin/controller ./cmd/controller
+	$(GOBUILD) -o bin/task-executor ./cmd/task-executor
+
+.PHONY: fmt
+fmt: ## Format all Go files
+	gofmt -w $$(hack/verify/go-files.sh)
+
+.PHONY: generate
+generate: ## Generate deep copies of the API types
+	hack/tools/generate.sh deepcopy
+
+.PHONY: manifests
+manifests: ## Generate definitions (with and without CEL rules) and the controller's role
+	hack/tools/generate.sh manifests
+
+.PHONY: lint
+lint: ## Run the linters over every module with code of its own
+	hack/verify/lint.sh
+
+.PHONY: verify
+verify: ## Check every promise about the checkout; each failure names the command that fixes it
+	hack/verify/all.sh
+
+.PHONY: presubmit
+presubmit: verify lint test-unit ## What to run before a push
+
+##@ Tests
+
+.PHONY: test
+test: test-unit test-integration test-e2e ## Run all tests
+
+.PHONY: test-unit
+test-unit: ## Run unit tests (no cluster)
+	@[ -n "$(RACE)" ] || echo "no C compiler found: the tests run without the race detector (install gcc to have it)"
+	$(GOTEST) $$(go list ./... | grep -v '^opensandbox.io/controller/test/\(integration\|e2e\)')
+	go -C hack/localcluster test $(RACE) -shuffle=on $(GOTESTFLAGS) ./...
+
+.PHONY: test-integration
+test-integration: ## Run integration tests against a real API server and etcd
+	hack/test/with-cluster.sh kwok integration -- $(GOTEST) ./test/integration/...
+
+.PHONY: test-e2e
+test-e2e: ## Run end-to-end tests on a real node (Linux as root)
+	@if [ "$$(uname -s)" != Linux ] || [ "$$(id -u)" != 0 ]; then \
+		echo "SKIP test-e2e: a real node needs Linux and root; this is $$(uname -s) as $$(id -un)"; \
+	else \
+		$(MAKE) --no-print-directory build; \
+		hack/test/with-cluster.sh node e2e -- hack/test/e2e.sh $(GOTEST) ./test/e2e/...; \
+	fi
+
+.PHONY: fuzz
+fuzz: ## Fuzz every fuzz target for FUZZTIME each
+	hack/test/fuzz.sh $(FUZZTIME)
+
+##@ Local cluster
+
+.PHONY: cluster-up
+cluster-up: ## Start a local cluster: CLUSTER=node (default), kwok or kind
+	$(LOCALCLUSTER) up --cluster=$(CLUSTER) --name=$(CLUSTER_NAME)
+
+.PHONY: cluster-down
+cluster-down: ## Stop it and leave nothing behind
+	$(LOCALCLUSTER) down --name=$(CLUSTER_NAME)
+
+.PHONY: kubeconfig
+kubeconfig: ## Print the path of its kubeconfig (make -s kubeconfig)
+	@$(LOCALCLUSTER) kubeconfig --name=$(CLUSTER_NAME)
+
+.PHONY: demo
+demo: ## Show it all on a local cluster, from nothing to tasks in sandboxes
+	@CLUSTER=$(CLUSTER) CLUSTER_NAME=$(CLUSTER_NAME) MAKE="$(MAKE)" hack/demo/demo.sh
+
+##@ Images
+
+.PHONY: images
+images: build ## Write both images as loadable tarballs to bin/images, without any container engine
+	mkdir -p bin/images
+	$(LOCALCLUSTER) images --out=$(CURDIR)/bin/images --bin=$(CURDIR)/bin --controller-image=$(IMG) --task-executor-image=$(TASK_EXECUTOR_IMG)
+
+.PHONY: docker-build
+docker-build: ## Build the controller's image IMG
+	$(CONTAINER_TOOL) build --build-arg VERSION=$(VERSION) -t $(IMG) -f Dockerfile .
+
+.PHONY: docker-push
+docker-push: ## Push the controller's image IMG
+	$(CONTAINER_TOOL) push $(IMG)
+
+.PHONY: docker-build-task-executor
+docker-build-task-executor: ## Build the task-executor's image TASK_EXECUTOR_IMG
+	$(CONTAINER_TOOL) build --build-arg VERSION=$(VERSION) -t $(TASK_EXECUTOR_IMG) -f Dockerfile.task-executor .
+
+.PHONY: docker-push-task-executor
+docker-push-task-executor: ## Push the task-executor's image TASK_EXECUTOR_IMG
+	$(CONTAINER_TOOL) push $(TASK_EXECUTOR_IMG)
+
+##@ Deployment, to the cluster of KUBECONFIG
+
+.PHONY: install
+install: ## Install the custom resource definitions
+	KUBECTL='$(KUBECTL)' hack/deploy/deploy.sh install
+
+.PHONY: uninstall
+uninstall: ## Delete all batches and pools, then the definitions
+	KUBECTL='$(KUBECTL)' hack/deploy/undeploy.sh uninstall
+
+.PHONY: deploy
+deploy: ## Deploy the controller IMG, and write samples with TASK_EXECUTOR_IMG to bin/deploy/samples
+	KUBECTL='$(KUBECTL)' CONTAINER_TOOL='$(CONTAINER_TOOL)' IMG='$(IMG)' TASK_EXECUTOR_IMG='$(TASK_EXECUTOR_IMG)' \
+		IMAGE_PULL_POLICY='$(IMAGE_PULL_POLICY)' hack/deploy/deploy.sh deploy
+
+.PHONY: undeploy
+undeploy: ## Delete all batches and pools, then the controller and the definitions
+	KUBECTL='$(KUBECTL)' hack/deploy/undeploy.sh undeploy

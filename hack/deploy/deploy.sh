@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Applies the definitions (install) or the whole controller (deploy) to the cluster of KUBECONFIG.
+#
+#   hack/deploy/deploy.sh install|deploy
+#
+# Environment: KUBECTL, and for deploy IMG, TASK_EXECUTOR_IMG, IMAGE_PULL_POLICY, CONTAINER_TOOL. The manifests that were
+# applied stay in bin/deploy, with the samples in which the executor's image is TASK_EXECUTOR_IMG.
+set -euo pipefail
+
+what=${1:?usage: hack/deploy/deploy.sh install|deploy}
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+kubectl=${KUBECTL:-kubectl}
+kustomize=$(hack/tools/tool.sh kustomize)
+
+apply() {
+	# Server-side: the definitions may outgrow the annotation that client-side apply keeps.
+	"$kubectl" apply --server-side --force-conflicts --field-manager=opensandbox-deploy -f "$1"
+}
+
+# content_id prints what the image holds, so that a tag pushed again still rolls out. Nothing when that can't be known.
+content_id() {
+	if command -v "${CONTAINER_TOOL:-docker}" >/dev/null &&
+		"${CONTAINER_TOOL:-docker}" image inspect --format '{{.Id}}' "$IMG" 2>/dev/null; then
+		return
+	fi
+	if [ -f bin/controller ]; then
+		echo "sha256:$(sha256sum bin/controller | cut -d' ' -f1)"
+	fi
+}
+
+definitions() {
+	# API servers before 1.25 refuse the keyword of CEL rules.
+	local minor
+	minor=$("$kubectl" get --raw /version | sed -n 's/.*"minor": *"\([0-9]*\).*/\1/p')
+	if [ -n "$minor" ] && [ "$minor" -lt 25 ]; then
+		echo crd-no-cel
+	else
+		echo crd
+	fi
+}
+
+mkdir -p bin/deploy
+crds=$(definitions)
+"$kustomize" build "config/$crds" >bin/deploy/crds.yaml
+apply bin/deploy/crds.yaml
+"$kubectl" wait --for=condition=Established --timeout=60s -f bin/deploy/crds.yaml >/dev/null
+if [ "$what" = install ]; then
+	exit
+fi
+
+name=${IMG%@*}
+case ${name##*/} in *:*) name=${name%:*} ;; esac
+case $IMG in
+*@*) version="digest: ${IMG#*@}" ;;
+"$name") version="newTag: latest" ;;
+*) version="newTag: ${IMG#"$name":}" ;;
+esac
+cat >bin/deploy/kustomization.yaml <<END
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources:
+- ../../config/rbac
+- ../../config/manager
+images:
+- name: opensandbox/controller
+  newName: $name
+  $version
+patches:
+- target:
+    kind: Deployment
+    name: opensandbox-controller-manager
+  patch: |
+    - op: add
+      path: /spec/template/metadata/annotations/sandbox.opensandbox.io~1image-content
+      value: "$(content_id)"
+    - op: replace
+      path: /spec/template/spec/containers/0/imagePullPolicy
+      value: $IMAGE_PULL_POLICY
+END
+"$kustomize" build bin/deploy >bin/deploy/controller.yaml
+apply bin/deploy/controller.yaml
+
+mkdir -p bin/deploy/samples
+for sample in config/samples/*.yaml; do
+	sed "s|image: opensandbox/task-executor:dev|image: $TASK_EXECUTOR_IMG|" "$sample" >"bin/deploy/samples/${sample##*/}"
+done
+echo "deployed $IMG; samples that use $TASK_EXECUTOR_IMG are in bin/deploy/samples"
+echo "watch it start: $kubectl -n opensandbox-system rollout status deployment/opensandbox-controller-manager"
