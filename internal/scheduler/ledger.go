@@ -76,6 +76,9 @@ type Ledger struct {
 	mu      sync.Mutex
 	pools   map[types.NamespacedName]*pool
 	batches map[types.NamespacedName]*batch
+	// removed has the pods that went while the ledger was being rebuilt, so that a list read earlier can't bring
+	// them back; nil afterwards.
+	removed map[types.UID]struct{}
 }
 
 type pool struct {
@@ -101,7 +104,6 @@ type batch struct {
 	pool    *pool
 	pods    []string // by index
 	assumed map[int]bool
-	written string // resourceVersion of the last write known
 }
 
 // class is how a pod counts.
@@ -131,7 +133,13 @@ func NewLedger(w Waker) *Ledger {
 		waker:   w,
 		pools:   map[types.NamespacedName]*pool{},
 		batches: map[types.NamespacedName]*batch{},
+		removed: map[types.UID]struct{}{},
 	}
+}
+
+// Rebuilt says that the ledger has been told all that the API server knows.
+func (l *Ledger) Rebuilt() {
+	l.locked(func(_ *wakes) { l.removed = nil })
 }
 
 // wakes collects who to wake while the lock is held.
@@ -192,6 +200,9 @@ func (l *Ledger) forgetEmpty(p *pool) {
 // ObservePod takes over what is known of a pod, unless the ledger knows something newer.
 func (l *Ledger) ObservePod(poolName types.NamespacedName, pod Pod) {
 	l.locked(func(w *wakes) {
+		if _, gone := l.removed[pod.UID]; gone {
+			return
+		}
 		p := l.pool(poolName)
 		e, ok := p.pods[pod.Name]
 		if !ok {
@@ -232,6 +243,9 @@ func (l *Ledger) ExpectPod(poolName types.NamespacedName, name, revision string)
 // RemovePod forgets a pod that is gone. With a UID, only the pod of that UID.
 func (l *Ledger) RemovePod(poolName types.NamespacedName, name string, uid types.UID) {
 	l.locked(func(w *wakes) {
+		if l.removed != nil && uid != "" {
+			l.removed[uid] = struct{}{}
+		}
 		p := l.pool(poolName)
 		defer l.forgetEmpty(p)
 		e, ok := p.pods[name]
@@ -403,8 +417,7 @@ func (l *Ledger) Assume(d Demand) Result {
 func (b *batch) grant(d *Demand) []Grant {
 	p := b.pool
 	n := min(len(d.Missing), p.counts[classIdle])
-	held := b.held()
-	if held+n < min(d.MinAvailable, held+len(d.Missing)) {
+	if d.Held+n < min(d.MinAvailable, d.Held+len(d.Missing)) {
 		return nil
 	}
 	grants := make([]Grant, 0, n)
@@ -418,19 +431,12 @@ func (b *batch) grant(d *Demand) []Grant {
 	return grants
 }
 
-func (b *batch) held() int {
-	n := 0
-	for _, pod := range b.pods {
-		if pod != "" {
-			n++
-		}
-	}
-	return n
-}
-
 func (b *batch) hold(name types.NamespacedName, index int, pod string) {
 	for len(b.pods) <= index {
 		b.pods = append(b.pods, "")
+	}
+	if b.pods[index] != "" {
+		b.unhold(index, true) // a lost pod, replaced
 	}
 	b.pods[index] = pod
 	b.pool.holders[pod] = holder{batch: name, index: index}
@@ -451,23 +457,21 @@ func (l *Ledger) batch(name types.NamespacedName, uid types.UID, p *pool, w *wak
 	return b
 }
 
-// Confirm says that the allocations of a batch are written, under this resourceVersion.
-func (l *Ledger) Confirm(name types.NamespacedName, resourceVersion string) {
+// Confirm says that the allocations of a batch are written.
+func (l *Ledger) Confirm(name types.NamespacedName) {
 	l.locked(func(_ *wakes) {
 		if b, ok := l.batches[name]; ok {
 			clear(b.assumed)
-			b.written = resourceVersion
 		}
 	})
 }
 
 // Settlement is what Settle is told: the truth about a batch as the API server has it.
 type Settlement struct {
-	Batch           types.NamespacedName
-	UID             types.UID
-	Pool            string
-	Pods            []string // by index, "" for none
-	ResourceVersion string
+	Batch types.NamespacedName
+	UID   types.UID
+	Pool  string
+	Pods  []string // by index, "" for none
 }
 
 // Settle makes the ledger hold for a batch exactly what its alloc-status says. Pods that were only assumed are
@@ -497,7 +501,6 @@ func (l *Ledger) Settle(s Settlement) (doubled []string) {
 			}
 		}
 		clear(b.assumed)
-		b.written = s.ResourceVersion
 		w.pool(p.name)
 		p.wakeHead(w)
 	})
@@ -583,16 +586,15 @@ func (l *Ledger) LeaveQueue(name types.NamespacedName) {
 	})
 }
 
-// Holdings returns what a batch holds, by index, and the resourceVersion of the last write the ledger knows; ok is
-// false if the ledger doesn't know the batch of this UID.
-func (l *Ledger) Holdings(name types.NamespacedName, uid types.UID) (holdings []Holding, written string, ok bool) {
+// Holdings returns what a batch of this UID holds, by index.
+func (l *Ledger) Holdings(name types.NamespacedName, uid types.UID) []Holding {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b, ok := l.batches[name]
 	if !ok || b.uid != uid {
-		return nil, "", false
+		return nil
 	}
-	holdings = make([]Holding, len(b.pods))
+	holdings := make([]Holding, len(b.pods))
 	for i, pod := range b.pods {
 		holdings[i].PodName = pod
 		if e, known := b.pool.pods[pod]; known {
@@ -600,7 +602,7 @@ func (l *Ledger) Holdings(name types.NamespacedName, uid types.UID) (holdings []
 			holdings[i].Pod = &facts
 		}
 	}
-	return holdings, b.written, true
+	return holdings
 }
 
 // --- pools ------------------------------------------------------------------------------------------------
@@ -677,6 +679,19 @@ func (l *Ledger) retire(name types.NamespacedName, n int, candidates func(*pool)
 		}
 	})
 	return pods
+}
+
+// Discard marks a pod whose deletion has landed, held or not, so that it is never handed out while the news of it
+// is on its way.
+func (l *Ledger) Discard(name types.NamespacedName, pod string) {
+	l.locked(func(_ *wakes) {
+		if p, ok := l.pools[name]; ok {
+			if e, ok := p.pods[pod]; ok {
+				e.retired = true
+				p.classify(e)
+			}
+		}
+	})
 }
 
 // Unretire takes a pod back that the pool could not delete.

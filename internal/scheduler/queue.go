@@ -22,6 +22,9 @@ type Demand struct {
 	// Missing are the indexes that want a pod, in ascending order.
 	Missing []int
 
+	// Held is the number of usable sandboxes the batch has already.
+	Held int
+
 	// MinAvailable is the least number of pods that are handed over together, those already held included.
 	// 0 and 1 mean one by one.
 	MinAvailable int

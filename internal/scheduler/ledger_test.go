@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scheduler
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/types"
+	"pgregory.net/rapid"
+)
+
+type recorder struct {
+	batches, pools []string
+}
+
+func (r *recorder) WakeBatch(b types.NamespacedName) { r.batches = append(r.batches, b.Name) }
+func (r *recorder) WakePool(p types.NamespacedName)  { r.pools = append(r.pools, p.Name) }
+
+var poolP = key("p")
+
+func key(name string) types.NamespacedName { return types.NamespacedName{Namespace: "ns", Name: name} }
+
+func readyPod(name string) Pod {
+	return Pod{Name: name, UID: types.UID("uid-" + name), ResourceVersion: "1", IP: "10.0.0.1", State: PodReady, Revision: "r1"}
+}
+
+// newPool returns a ledger with n idle pods p-0, p-1, ... in pool p.
+func newPool(n int) (*Ledger, *recorder) {
+	rec := &recorder{}
+	l := NewLedger(rec)
+	l.ObservePool(poolP, "r1")
+	for i := range n {
+		l.ObservePod(poolP, readyPod(fmt.Sprintf("p-%d", i)))
+	}
+	*rec = recorder{}
+	return l, rec
+}
+
+func demand(name string, age int, missing ...int) Demand {
+	return Demand{
+		Batch: key(name), UID: types.UID("uid-" + name), Pool: "p", Missing: missing,
+		Created: time.Unix(1000-int64(age), 0),
+	}
+}
+
+func granted(r Result) []string {
+	var names []string
+	for _, g := range r.Grants {
+		names = append(names, fmt.Sprintf("%d:%s", g.Index, g.Pod.Name))
+	}
+	return names
+}
+
+func podNames(hs []Holding) []string {
+	var names []string
+	for _, h := range hs {
+		names = append(names, h.PodName)
+	}
+	return names
+}
+
+func TestDemandTakesIdlePodsInTheOrderTheyBecameIdle(t *testing.T) {
+	l, _ := newPool(3)
+	got := l.Assume(demand("b", 0, 0, 1))
+	if diff := cmp.Diff([]string{"0:p-0", "1:p-1"}, granted(got)); diff != "" {
+		t.Errorf("grants (-want +got):\n%s", diff)
+	}
+	if got.Position != 0 || got.Waiting != 0 {
+		t.Errorf("position %d, waiting %d, want 0, 0", got.Position, got.Waiting)
+	}
+	if diff := cmp.Diff(Counts{Idle: 1, Held: 2, Updated: 3}, l.Counts(poolP)); diff != "" {
+		t.Errorf("counts (-want +got):\n%s", diff)
+	}
+}
+
+func TestPodsOfTheCurrentRevisionGoFirst(t *testing.T) {
+	l, _ := newPool(2)
+	newer := readyPod("new")
+	newer.Revision = "r2"
+	l.ObservePod(poolP, newer)
+	l.ObservePool(poolP, "r2")
+	if diff := cmp.Diff([]string{"0:new", "1:p-0"}, granted(l.Assume(demand("b", 0, 0, 1)))); diff != "" {
+		t.Errorf("grants (-want +got):\n%s", diff)
+	}
+	if got := l.Counts(poolP).Updated; got != 1 {
+		t.Errorf("updated = %d, want 1", got)
+	}
+}
+
+func TestNoNewcomerOvertakesTheQueue(t *testing.T) {
+	l, rec := newPool(1)
+	if got := l.Assume(demand("old", 10, 0, 1)); len(got.Grants) != 1 || got.Position != 1 {
+		t.Fatalf("old: %+v, want 1 grant and position 1", got)
+	}
+	l.ObservePod(poolP, readyPod("p-9"))
+	if got := l.Assume(demand("young", 5, 0)); len(got.Grants) != 0 || got.Position != 2 || got.Waiting != 2 {
+		t.Fatalf("young: %+v, want nothing at position 2 of 2 waiting", got)
+	}
+	*rec = recorder{}
+	got := l.Assume(demand("old", 10, 1))
+	if diff := cmp.Diff([]string{"1:p-9"}, granted(got)); diff != "" {
+		t.Errorf("old (-want +got):\n%s", diff)
+	}
+	l.ObservePod(poolP, readyPod("p-10"))
+	if len(rec.batches) != 1 || rec.batches[0] != "young" {
+		t.Errorf("woken %v, want young alone", rec.batches)
+	}
+}
+
+func TestHigherPriorityIsServedFirst(t *testing.T) {
+	l, _ := newPool(0)
+	l.Assume(demand("old", 10, 0))
+	urgent := demand("urgent", 1, 0)
+	urgent.Priority = 5
+	l.Assume(urgent)
+	l.ObservePod(poolP, readyPod("p-0"))
+	if got := l.Assume(demand("old", 10, 0)); len(got.Grants) != 0 || got.Position != 2 {
+		t.Errorf("old: %+v, want nothing at position 2", got)
+	}
+	if got := l.Assume(urgent); len(got.Grants) != 1 {
+		t.Errorf("urgent: %+v, want a pod", got)
+	}
+}
+
+func TestGangWaitsUntilItIsWhole(t *testing.T) {
+	l, _ := newPool(2)
+	gang := demand("gang", 0, 0, 1, 2)
+	gang.MinAvailable = 3
+	if got := l.Assume(gang); len(got.Grants) != 0 || got.Position != 1 {
+		t.Fatalf("gang: %+v, want nothing at position 1", got)
+	}
+	l.ObservePod(poolP, readyPod("p-2"))
+	if got := l.Assume(gang); len(got.Grants) != 3 {
+		t.Errorf("gang: %+v, want 3 pods", got)
+	}
+}
+
+func TestSettleFreesWhatTheTruthDoesNotName(t *testing.T) {
+	l, _ := newPool(3)
+	l.Assume(demand("b", 0, 0, 1))
+	l.Settle(Settlement{Batch: key("b"), UID: "uid-b", Pool: "p", Pods: []string{"p-0", ""}})
+	if diff := cmp.Diff([]string{"p-0", ""}, podNames(l.Holdings(key("b"), "uid-b"))); diff != "" {
+		t.Errorf("holdings (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(Counts{Idle: 2, Held: 1, Updated: 3}, l.Counts(poolP)); diff != "" {
+		t.Errorf("counts (-want +got):\n%s", diff)
+	}
+}
+
+func TestConfirmedPodThatTheTruthLostIsDirty(t *testing.T) {
+	l, _ := newPool(2)
+	l.Assume(demand("b", 0, 0, 1))
+	l.Confirm(key("b"))
+	l.Settle(Settlement{Batch: key("b"), UID: "uid-b", Pool: "p", Pods: []string{"p-0"}})
+	if diff := cmp.Diff(Counts{Held: 1, Unusable: 1, Updated: 2}, l.Counts(poolP)); diff != "" {
+		t.Errorf("counts (-want +got):\n%s", diff)
+	}
+	if got := l.RetireUnusable(poolP); len(got) != 1 || got[0].Name != "p-1" {
+		t.Errorf("retired %v, want p-1", got)
+	}
+}
+
+func TestPodNamedByTwoBatchesStaysWithTheFirst(t *testing.T) {
+	l, _ := newPool(1)
+	l.Settle(Settlement{Batch: key("a"), UID: "uid-a", Pool: "p", Pods: []string{"p-0"}})
+	doubled := l.Settle(Settlement{Batch: key("b"), UID: "uid-b", Pool: "p", Pods: []string{"p-0"}})
+	if diff := cmp.Diff([]string{"p-0"}, doubled); diff != "" {
+		t.Errorf("doubled (-want +got):\n%s", diff)
+	}
+	if got := l.Holdings(key("a"), "uid-a"); len(got) != 1 || got[0].PodName != "p-0" {
+		t.Errorf("a holds %v, want p-0", got)
+	}
+}
+
+func TestDiscardedPodIsNotIdleAfterRelease(t *testing.T) {
+	l, _ := newPool(1)
+	l.Assume(demand("b", 0, 0))
+	l.Confirm(key("b"))
+	l.Discard(poolP, "p-0")
+	l.ReleaseAll(key("b"))
+	if diff := cmp.Diff(Counts{Terminating: 1, Updated: 1}, l.Counts(poolP)); diff != "" {
+		t.Errorf("counts (-want +got):\n%s", diff)
+	}
+}
+
+func TestReleasedPodWakesTheHead(t *testing.T) {
+	l, rec := newPool(1)
+	l.Assume(demand("a", 2, 0))
+	l.Confirm(key("a"))
+	l.Assume(demand("b", 1, 0))
+	*rec = recorder{}
+	l.ReleaseAll(key("a"))
+	if len(rec.batches) != 1 || rec.batches[0] != "b" {
+		t.Errorf("woken %v, want b", rec.batches)
+	}
+	if got := l.Assume(demand("b", 1, 0)); len(got.Grants) != 1 {
+		t.Errorf("b: %+v, want the released pod", got)
+	}
+}
+
+func TestPodWithALabelOfABatchThatDoesNotHoldItIsNeverIdle(t *testing.T) {
+	l, _ := newPool(0)
+	left := readyPod("left")
+	left.BatchLabel = "b"
+	l.ObservePod(poolP, left)
+	if got := l.Counts(poolP); got.Idle != 0 || got.Unusable != 1 {
+		t.Errorf("counts %+v, want 1 unusable", got)
+	}
+}
+
+func TestOldNewsIsIgnored(t *testing.T) {
+	l, _ := newPool(0)
+	pod := readyPod("p-0")
+	pod.ResourceVersion = "10"
+	l.ObservePod(poolP, pod)
+	pod.ResourceVersion, pod.State = "9", PodStarting
+	l.ObservePod(poolP, pod)
+	if got := l.Counts(poolP); got.Idle != 1 {
+		t.Errorf("counts %+v, want 1 idle", got)
+	}
+}
+
+func TestAListReadBeforeADeletionDoesNotBringThePodBack(t *testing.T) {
+	l, _ := newPool(1)
+	gone := readyPod("p-0")
+	l.RemovePod(poolP, "p-0", gone.UID)
+	l.ObservePod(poolP, gone)
+	if got := l.Counts(poolP).Total(); got != 0 {
+		t.Errorf("total = %d, want 0", got)
+	}
+}
+
+func TestRetiredPodsAreNotHandedOut(t *testing.T) {
+	l, _ := newPool(2)
+	if got := l.Retire(poolP, 1); len(got) != 1 || got[0].Name != "p-1" {
+		t.Fatalf("retired %v, want p-1, the last to become idle", got)
+	}
+	if got := l.Assume(demand("b", 0, 0, 1)); len(got.Grants) != 1 || got.Grants[0].Pod.Name != "p-0" {
+		t.Errorf("grants %v, want p-0", granted(got))
+	}
+	l.Unretire(poolP, "p-1")
+	if got := l.Assume(demand("b", 0, 1)); len(got.Grants) != 1 {
+		t.Errorf("grants %v, want p-1", granted(got))
+	}
+}
+
+// TestLedgerNeverGivesAPodTwice drives a ledger through random histories and checks after every step that its
+// counts are those of its pods and that every pod has at most one holder.
+func TestLedgerNeverGivesAPodTwice(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		l, _ := newPool(0)
+		batches := []string{"a", "b", "c"}
+		podName := rapid.SampledFrom([]string{"p-0", "p-1", "p-2", "p-3", "p-4"})
+		version := 1
+		t.Repeat(map[string]func(*rapid.T){
+			"observe": func(t *rapid.T) {
+				version++
+				pod := readyPod(podName.Draw(t, "pod"))
+				pod.ResourceVersion = fmt.Sprint(version)
+				pod.State = rapid.SampledFrom([]PodState{PodStarting, PodReady, PodReady, PodUnusable, PodTerminating}).Draw(t, "state")
+				pod.Revision = rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "revision")
+				l.ObservePod(poolP, pod)
+			},
+			"remove": func(t *rapid.T) { l.RemovePod(poolP, podName.Draw(t, "pod"), "") },
+			"assume": func(t *rapid.T) {
+				missing := rapid.SampledFrom([][]int{{0}, {0, 1}, {1, 2}, nil}).Draw(t, "missing")
+				d := demand(rapid.SampledFrom(batches).Draw(t, "batch"), 0, missing...)
+				d.MinAvailable = rapid.IntRange(0, 2).Draw(t, "minAvailable")
+				l.Assume(d)
+			},
+			"confirm": func(t *rapid.T) { l.Confirm(key(rapid.SampledFrom(batches).Draw(t, "batch"))) },
+			"settle": func(t *rapid.T) {
+				name := rapid.SampledFrom(batches).Draw(t, "batch")
+				pods := rapid.SliceOfNDistinct(podName, 0, 3, rapid.ID[string]).Draw(t, "pods")
+				l.Settle(Settlement{Batch: key(name), UID: types.UID("uid-" + name), Pool: "p", Pods: pods})
+			},
+			"release":  func(t *rapid.T) { l.ReleaseAll(key(rapid.SampledFrom(batches).Draw(t, "batch"))) },
+			"gone":     func(t *rapid.T) { l.BatchGone(key(rapid.SampledFrom(batches).Draw(t, "batch"))) },
+			"retire":   func(t *rapid.T) { l.Retire(poolP, 1) },
+			"unretire": func(t *rapid.T) { l.Unretire(poolP, podName.Draw(t, "pod")) },
+			"revision": func(t *rapid.T) { l.ObservePool(poolP, rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "revision")) },
+			"":         func(t *rapid.T) { mustBeConsistent(t, l) },
+		})
+	})
+}
+
+func mustBeConsistent(t *rapid.T, l *Ledger) {
+	holders := map[string]string{}
+	for name, b := range l.batches {
+		for _, pod := range b.pods {
+			if pod == "" {
+				continue
+			}
+			if other, twice := holders[pod]; twice {
+				t.Fatalf("pod %s is held by %s and %s", pod, other, name.Name)
+			}
+			holders[pod] = name.Name
+		}
+	}
+	p, ok := l.pools[poolP]
+	if !ok {
+		return
+	}
+	if len(p.holders) != len(holders) {
+		t.Fatalf("holders %v, want %v", p.holders, holders)
+	}
+	var want [numClasses]int
+	updated := 0
+	for _, e := range p.pods {
+		want[p.classOf(e)]++
+		if e.pod.Revision == p.revision {
+			updated++
+		}
+	}
+	if p.counts != want || p.updated != updated {
+		t.Fatalf("counts %v updated %d, want %v %d", p.counts, p.updated, want, updated)
+	}
+	if listed := p.idle.Len() + p.stale.Len(); listed != want[classIdle] {
+		t.Fatalf("%d pods in the idle lists, want %d", listed, want[classIdle])
+	}
+	waiting := 0
+	for _, d := range p.queue.demands {
+		waiting += len(d.Missing)
+	}
+	if waiting != p.queue.waiting || len(p.queue.demands) != len(p.queue.byBatch) {
+		t.Fatalf("waiting %d, want %d", p.queue.waiting, waiting)
+	}
+}
