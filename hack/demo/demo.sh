@@ -42,8 +42,9 @@ fail() {
 	echo "demo: FAILED at $step: $1"
 	exit 1
 }
-trap 'fail "\"$BASH_COMMAND\" ended with code $?"' ERR
-set -E # functions too
+# Functions inherit the trap; a subshell leaves the report to its parent.
+set -E
+trap 'code=$?; if [ "$BASH_SUBSHELL" = 0 ]; then fail "\"$BASH_COMMAND\" ended with code $code"; fi' ERR
 
 show() {
 	printf '$ %s\n' "$*"

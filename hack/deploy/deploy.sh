@@ -71,7 +71,7 @@ patches:
     name: opensandbox-controller-manager
   patch: |
     - op: add
-      path: /spec/template/metadata/annotations/sandbox.opensandbox.io~1image-content
+      path: /spec/template/metadata/annotations/opensandbox.io~1image-content
       value: "$(content_id)"
     - op: replace
       path: /spec/template/spec/containers/0/imagePullPolicy

@@ -41,7 +41,9 @@ delete_all batchsandboxes # before the pools: they hold the pools' sandboxes
 delete_all pools
 
 remove() {
-	"$kustomize" build "$1" | "$kubectl" delete --ignore-not-found --timeout="$timeout" -f -
+	mkdir -p bin/deploy
+	"$kustomize" build "$1" >bin/deploy/remove.yaml
+	"$kubectl" delete --ignore-not-found --timeout="$timeout" -f bin/deploy/remove.yaml
 }
 if [ "$what" = undeploy ]; then
 	remove config/manager
