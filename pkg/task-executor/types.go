@@ -20,7 +20,7 @@ const (
 	// MaxNameBytes bounds the name of a task.
 	MaxNameBytes = 253
 	// MaxTasks bounds the number of tasks in one set.
-	MaxTasks = 256
+	MaxTasks = 64
 	// MaxOutputBytes bounds Terminated.Output.
 	MaxOutputBytes = 1 << 10
 )

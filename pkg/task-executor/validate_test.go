@@ -23,7 +23,7 @@ func TestValidateSet(t *testing.T) {
 		"dots within a name":                  {tasks: []Task{{Name: "..a", Process: run}, {Name: "a.b", Process: run}}},
 		"a name of 253 bytes":                 {tasks: []Task{{Name: strings.Repeat("n", 253), Process: run}}},
 		"as many tasks as fit":                {tasks: many[1:]},
-		"one task too many":                   {tasks: many, wantErr: "at most 256"},
+		"one task too many":                   {tasks: many, wantErr: "at most 64"},
 		"a name of 254 bytes":                 {tasks: []Task{{Name: strings.Repeat("n", 254), Process: run}}, wantErr: "at most 253"},
 		"no name":                             {tasks: []Task{{Process: run}}, wantErr: "must not be empty"},
 		"dots alone":                          {tasks: []Task{{Name: "..", Process: run}}, wantErr: "dots alone"},

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enter
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"opensandbox.io/controller/internal/task-executor/procfs"
+)
+
+// Command is the first argument that makes the executor's binary such a process.
+const Command = "enter"
+
+// File descriptors the process starts with, beside the standard three.
+const (
+	specFD   = 3
+	reportFD = 4
+)
+
+// Spec says what to execute, and where.
+type Spec struct {
+	// Own: stay in the executor's own root.
+	Own bool `json:"own,omitempty"`
+	// Main is the process whose root, rights, environment and working directory are taken.
+	Main procfs.ID `json:"main"`
+	// Args are the program and its arguments; at least one.
+	Args []string `json:"args"`
+	// Env are entries "NAME=value" laid over the environment of Main.
+	Env []string `json:"env,omitempty"`
+	// WorkingDir is a directory in the root of Main; empty means the working directory of Main.
+	WorkingDir string `json:"workingDir,omitempty"`
+}
+
+// ErrDied says that the process ended before it executed anything and without saying why.
+var ErrDied = errors.New("the process ended before the command was executed (perhaps out of memory)")
+
+// ready is written just before the command is executed; an error may still follow it.
+const ready = 'R'
+
+// File returns spec as a file to hand to the process as descriptor 3. The caller closes it.
+func File(spec Spec) (*os.File, error) {
+	data, err := json.Marshal(spec)
+	if err != nil {
+		return nil, fmt.Errorf("encode spec: %w", err)
+	}
+	fd, err := unix.MemfdCreate("task", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make a file in memory: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "task")
+	if _, err := f.WriteAt(data, 0); err != nil {
+		return nil, errors.Join(fmt.Errorf("write spec: %w", err), f.Close())
+	}
+	return f, nil
+}
+
+// ReadReport reads the process's report to its end, which comes when the command has been executed or the process has
+// ended. It returns nil in the first case, and in the second why.
+func ReadReport(r io.Reader) error {
+	report, err := io.ReadAll(io.LimitReader(r, maxReportBytes))
+	if err != nil {
+		return fmt.Errorf("read report: %w", err)
+	}
+	if len(report) == 0 {
+		return ErrDied
+	}
+	if report[0] == ready {
+		report = report[1:]
+	}
+	if len(report) > 0 {
+		return errors.New(string(report))
+	}
+	return nil
+}
+
+// maxReportBytes bounds a report.
+const maxReportBytes = 4 << 10
