@@ -80,6 +80,9 @@ const (
 	// namespace that is going.
 	ReasonPodsForbidden = "PodsForbidden"
 
+	// ReasonPodNameTaken surfaces when a pod of somebody else has the name that a pod of the batch would have.
+	ReasonPodNameTaken = "PodNameTaken"
+
 	// ReasonPodsReady surfaces when every requested sandbox is Ready.
 	ReasonPodsReady = "PodsReady"
 

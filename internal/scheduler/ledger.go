@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -228,6 +229,19 @@ func (l *Ledger) ObservePod(poolName types.NamespacedName, pod Pod) {
 			p.wakeHead(w)
 		}
 	})
+}
+
+// RefreshPod takes over the answer to a write of a pod, unless the ledger has forgotten the pod meanwhile.
+func (l *Ledger) RefreshPod(poolName types.NamespacedName, pod *corev1.Pod) {
+	l.mu.Lock()
+	p, known := l.pools[poolName]
+	if known {
+		_, known = p.pods[pod.Name]
+	}
+	l.mu.Unlock()
+	if known {
+		l.ObservePod(poolName, PodOf(pod))
+	}
 }
 
 // visiblyDiffers says whether the batch that holds the pod has something to report.

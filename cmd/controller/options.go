@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+// Options are the settings of the controller.
+type Options struct {
+	// Kubeconfig is the path of a kubeconfig file. Empty: the one of the environment, else the pod's own account.
+	Kubeconfig string
+
+	// LeaderElect lets one of several controllers lead; LeaseDuration > RenewDeadline > RetryPeriod time it.
+	LeaderElect   bool
+	LeaseDuration time.Duration
+	RenewDeadline time.Duration
+	RetryPeriod   time.Duration
+
+	// MetricsAddress and HealthAddress are host:port; "0" or empty turns them off.
+	MetricsAddress string
+	HealthAddress  string
+
+	// QPS and Burst limit the calls to the API server; QPS 0 means no limit on this side.
+	QPS   float64
+	Burst int
+
+	// Concurrency is the number of batches, and of pools, that are worked on at once.
+	Concurrency int
+
+	// WatchNamespaces are the namespaces that are looked after; none means all.
+	WatchNamespaces []string
+
+	// Namespace is the controller's own, where its Lease is. Empty: the pod's own, else opensandbox-system.
+	Namespace string
+
+	// Verbosity is 0 for changes of state, 1 for detail.
+	Verbosity int
+}
+
+// parse reads the command line; usage and mistakes are told on out.
+func parse(args []string, out io.Writer) (Options, error) {
+	var o Options
+	var namespaces string
+	flags := flag.NewFlagSet("controller", flag.ContinueOnError)
+	flags.SetOutput(out)
+	flags.StringVar(&o.Kubeconfig, "kubeconfig", "", "path of a kubeconfig file; default: KUBECONFIG, else the pod's own account")
+	flags.BoolVar(&o.LeaderElect, "leader-elect", false, "let one of several controllers lead")
+	flags.DurationVar(&o.LeaseDuration, "leader-elect-lease-duration", 15*time.Second, "how long a lost leader keeps others from leading")
+	flags.DurationVar(&o.RenewDeadline, "leader-elect-renew-deadline", 10*time.Second, "how long a leader tries to renew its lease before it gives up")
+	flags.DurationVar(&o.RetryPeriod, "leader-elect-retry-period", 2*time.Second, "time between two tries to lead or to renew")
+	flags.StringVar(&o.MetricsAddress, "metrics-bind-address", ":8080", "host:port of the metrics; 0 turns them off")
+	flags.StringVar(&o.HealthAddress, "health-probe-bind-address", ":8081", "host:port of /healthz and /readyz; 0 turns them off")
+	flags.Float64Var(&o.QPS, "kube-client-qps", 0, "calls a second to the API server; 0 leaves the limit to the API server")
+	flags.IntVar(&o.Burst, "kube-client-burst", 0, "calls above --kube-client-qps for a moment; default twice the QPS")
+	flags.IntVar(&o.Concurrency, "concurrency", 16, "batches, and pools, worked on at once")
+	flags.StringVar(&namespaces, "watch-namespaces", "", "comma-separated namespaces to look after; default all")
+	flags.StringVar(&o.Namespace, "namespace", "", "the controller's own namespace; default the pod's own, else opensandbox-system")
+	flags.IntVar(&o.Verbosity, "v", 0, "0 logs changes of state, 1 details")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	for ns := range strings.SplitSeq(namespaces, ",") {
+		if ns = strings.TrimSpace(ns); ns != "" {
+			o.WatchNamespaces = append(o.WatchNamespaces, ns)
+		}
+	}
+	return o, o.check(flags.Args())
+}
+
+func (o Options) check(rest []string) error {
+	switch {
+	case len(rest) > 0:
+		return fmt.Errorf("unknown argument %q: see --help", rest[0])
+	case o.Concurrency < 1:
+		return errors.New("--concurrency must be at least 1")
+	case o.QPS < 0 || o.Burst < 0:
+		return errors.New("--kube-client-qps and --kube-client-burst must not be negative")
+	case o.LeaseDuration <= o.RenewDeadline || o.RenewDeadline <= o.RetryPeriod:
+		return errors.New("--leader-elect-lease-duration must exceed --leader-elect-renew-deadline, and that --leader-elect-retry-period")
+	}
+	return nil
+}

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/textlogger"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/internal/controller/batchsandbox"
+	"opensandbox.io/controller/internal/controller/pool"
+	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/trigger"
+)
+
+const (
+	defaultNamespace = "opensandbox-system"
+	namespaceFile    = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+
+	shutdownTimeout = 20 * time.Second
+	rebuildRetry    = time.Second
+)
+
+// run runs the controllers until the context ends.
+func run(ctx context.Context, o Options) error {
+	logger := textlogger.NewLogger(textlogger.NewConfig(textlogger.Verbosity(o.Verbosity)))
+	ctrl.SetLogger(logger)
+	klog.SetLogger(logger)
+	logger.Info("starting", "version", version)
+
+	config, err := restConfig(o)
+	if err != nil {
+		return err
+	}
+	mgr, err := ctrl.NewManager(config, managerOptions(o, logger))
+	if err != nil {
+		return fmt.Errorf("make the manager: %w", err)
+	}
+	runnerCtx, stopRunner := context.WithCancel(ctx)
+	defer stopRunner()
+	wakeBatches, wakePools := trigger.New(), trigger.New()
+	runner := batchsandbox.NewRunner(runnerCtx, clock.RealClock{}, wakeBatches.Wake)
+	defer runner.Wait()
+	defer stopRunner()
+	ledger := scheduler.NewLedger(waker{batches: wakeBatches, pools: wakePools})
+	if err := setup(mgr, o, ledger, runner, wakeBatches, wakePools); err != nil {
+		return err
+	}
+	if err := addChecks(mgr); err != nil {
+		return err
+	}
+	if err := feedLedger(ctx, mgr.GetCache(), ledger); err != nil {
+		return err
+	}
+	if err := mgr.Start(ctx); err != nil {
+		return fmt.Errorf("run the manager: %w", err)
+	}
+	return nil
+}
+
+type waker struct{ batches, pools *trigger.Trigger }
+
+func (w waker) WakeBatch(batch types.NamespacedName) { w.batches.Wake(batch) }
+func (w waker) WakePool(pool types.NamespacedName)   { w.pools.Wake(pool) }
+
+// setup adds both controllers, and what rebuilds the ledger after the election.
+func setup(mgr ctrl.Manager, o Options, ledger *scheduler.Ledger, runner *batchsandbox.Runner, wakeBatches, wakePools *trigger.Trigger) error {
+	ready := make(chan struct{})
+	recorder := mgr.GetEventRecorder("opensandbox-controller")
+	batches, err := batchsandbox.New(batchsandbox.Options{
+		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
+		Registry: metrics.Registry, Ledger: ledger, Runner: runner, Ready: ready,
+	})
+	if err != nil {
+		return fmt.Errorf("make the batch controller: %w", err)
+	}
+	if err := batches.SetupWithManager(mgr, wakeBatches, o.Concurrency); err != nil {
+		return fmt.Errorf("set up the batch controller: %w", err)
+	}
+	pools, err := pool.New(pool.Options{
+		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
+		Registry: metrics.Registry, Ledger: ledger, Ready: ready,
+	})
+	if err != nil {
+		return fmt.Errorf("make the pool controller: %w", err)
+	}
+	if err := pools.SetupWithManager(mgr, wakePools, o.Concurrency); err != nil {
+		return fmt.Errorf("set up the pool controller: %w", err)
+	}
+	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+		rebuild := func(ctx context.Context) (bool, error) {
+			if err := batches.Rebuild(ctx, rand.Text(), o.WatchNamespaces); err != nil {
+				ctrl.Log.Error(err, "rebuild the ledger")
+				return false, nil
+			}
+			return true, nil
+		}
+		if err := wait.PollUntilContextCancel(ctx, rebuildRetry, true, rebuild); err != nil {
+			return nil //nolint:nilerr // only the end of the context ends the tries
+		}
+		close(ready)
+		return nil
+	}))
+}
+
+// feedLedger tells the ledger of every pod of a pool, from now on.
+func feedLedger(ctx context.Context, c cache.Cache, ledger *scheduler.Ledger) error {
+	informer, err := c.GetInformer(ctx, &corev1.Pod{})
+	if err != nil {
+		return fmt.Errorf("watch pods: %w", err)
+	}
+	_, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) {
+			if pod, ok := obj.(*corev1.Pod); ok {
+				batchsandbox.ObservePod(ledger, pod)
+			}
+		},
+		UpdateFunc: func(before, after any) {
+			was, ok1 := before.(*corev1.Pod)
+			is, ok2 := after.(*corev1.Pod)
+			if !ok1 || !ok2 {
+				return
+			}
+			if was.Labels[v1alpha1.PoolNameLabel] != is.Labels[v1alpha1.PoolNameLabel] {
+				batchsandbox.RemovePod(ledger, was)
+			}
+			batchsandbox.ObservePod(ledger, is)
+		},
+		DeleteFunc: func(obj any) {
+			if unknown, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
+				obj = unknown.Obj
+			}
+			if pod, ok := obj.(*corev1.Pod); ok {
+				batchsandbox.RemovePod(ledger, pod)
+			}
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("watch pods: %w", err)
+	}
+	return nil
+}
+
+func restConfig(o Options) (*rest.Config, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = o.Kubeconfig
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{}).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("find the API server: %w", err)
+	}
+	config.UserAgent = "opensandbox-controller/" + version
+	config.QPS, config.Burst = float32(o.QPS), o.Burst
+	switch {
+	case o.QPS == 0:
+		config.QPS = -1
+	case o.Burst == 0:
+		config.Burst = int(2*o.QPS) + 1
+	}
+	return config, nil
+}
+
+func managerOptions(o Options, logger logr.Logger) ctrl.Options {
+	scheme := runtime.NewScheme()
+	utilruntime.Must(clientgoscheme.AddToScheme(scheme))
+	utilruntime.Must(v1alpha1.AddToScheme(scheme))
+	timeout := shutdownTimeout
+	opts := ctrl.Options{
+		Scheme: scheme,
+		Logger: logger,
+		Cache: cache.Options{
+			DefaultTransform: cache.TransformStripManagedFields(),
+			ByObject:         map[client.Object]cache.ByObject{&corev1.Pod{}: {Transform: slimPod}},
+		},
+		Metrics:                       metricsserver.Options{BindAddress: offIfEmpty(o.MetricsAddress)},
+		HealthProbeBindAddress:        offIfEmpty(o.HealthAddress),
+		LeaderElection:                o.LeaderElect,
+		LeaderElectionID:              v1alpha1.LeaderElectionID,
+		LeaderElectionNamespace:       ownNamespace(o),
+		LeaderElectionReleaseOnCancel: true,
+		LeaseDuration:                 &o.LeaseDuration,
+		RenewDeadline:                 &o.RenewDeadline,
+		RetryPeriod:                   &o.RetryPeriod,
+		GracefulShutdownTimeout:       &timeout,
+	}
+	if len(o.WatchNamespaces) > 0 {
+		opts.Cache.DefaultNamespaces = map[string]cache.Config{}
+		for _, ns := range o.WatchNamespaces {
+			opts.Cache.DefaultNamespaces[ns] = cache.Config{}
+		}
+	}
+	return opts
+}
+
+// slimPod keeps of foreign pods nothing but their identity, and drops from ours what nobody reads.
+func slimPod(obj any) (any, error) {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return obj, nil
+	}
+	pod.ManagedFields = nil
+	_, pooled := pod.Labels[v1alpha1.PoolNameLabel]
+	_, batched := pod.Labels[v1alpha1.BatchNameLabel]
+	if !pooled && !batched {
+		pod.Spec, pod.Status, pod.Annotations = corev1.PodSpec{}, corev1.PodStatus{}, nil
+	}
+	return pod, nil
+}
+
+func offIfEmpty(address string) string {
+	if address == "" {
+		return "0"
+	}
+	return address
+}
+
+// ownNamespace is where the Lease lives.
+func ownNamespace(o Options) string {
+	if o.Namespace != "" {
+		return o.Namespace
+	}
+	if data, err := os.ReadFile(namespaceFile); err == nil {
+		if ns := strings.TrimSpace(string(data)); ns != "" {
+			return ns
+		}
+	}
+	return defaultNamespace
+}
+
+// addChecks serves /healthz and /readyz.
+func addChecks(mgr ctrl.Manager) error {
+	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return fmt.Errorf("add the health check: %w", err)
+	}
+	if err := mgr.AddReadyzCheck("ping", healthz.Ping); err != nil {
+		return fmt.Errorf("add the readiness check: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package batchsandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/slowstart"
+)
+
+// pace is the least time between two partial deliveries of a batch; the first and the last go at once.
+const pace = 250 * time.Millisecond
+
+// outcome is what came of a plan, beside the effects.
+type outcome struct {
+	// problem is a mistake that only the API server could find; nil if there is none.
+	problem *problem
+
+	// queue is the place in the pool's queue; nil if the batch doesn't wait.
+	queue *v1alpha1.QueueStatus
+
+	// created is the number of pods made now, which the cache may not show yet.
+	created int
+
+	// retryAfter is when to go on with what was put off; 0 for nothing put off.
+	retryAfter time.Duration
+}
+
+func (o *outcome) retryIn(d time.Duration) {
+	if o.retryAfter == 0 || d < o.retryAfter {
+		o.retryAfter = d
+	}
+}
+
+// apply carries out a plan. obs follows what it does, so that the status tells of it.
+func (r *Reconciler) apply(ctx context.Context, obs *observed, p plan, m *memory) (outcome, error) {
+	var out outcome
+	if err := r.countLost(ctx, obs, p.lost, m); err != nil {
+		return out, err
+	}
+	released, releaseErr := r.release(ctx, obs, p.release)
+	var err error
+	if obs.pooled() {
+		err = r.allocate(ctx, obs, p, released, m, &out)
+	} else {
+		err = r.makePods(ctx, obs, p, m, &out)
+	}
+	return out, errors.Join(releaseErr, err)
+}
+
+// countLost writes the tries that were lost with their sandboxes, before another sandbox gets the next try.
+func (r *Reconciler) countLost(ctx context.Context, obs *observed, lost []int, m *memory) error {
+	status := obs.sb.Status.DeepCopy()
+	counted := false
+	for _, index := range lost {
+		uid := obs.sandboxes[index].key()
+		if !m.countedLost[uid] {
+			addLostTry(status, index)
+			m.countedLost[uid] = true
+			counted = true
+		}
+	}
+	if !counted {
+		return nil
+	}
+	if err := r.patchStatus(ctx, obs, status, m); err != nil {
+		clear(m.countedLost)
+		return err
+	}
+	for _, index := range lost {
+		r.runner.Forget(obs.sb.UID, index)
+		delete(obs.tasks, index)
+	}
+	return nil
+}
+
+// key tells two pods of one index apart, also where nothing but the name is left.
+func (s sandbox) key() string { return s.podName + "/" + string(s.podUID) }
+
+func addLostTry(status *v1alpha1.BatchSandboxStatus, index int) {
+	for i := range status.TaskTries {
+		if int(status.TaskTries[i].Index) == index {
+			status.TaskTries[i].Lost++
+			return
+		}
+	}
+	status.TaskTries = append(status.TaskTries, v1alpha1.TaskTries{Index: int32(index), Lost: 1}) //nolint:gosec // an index is below replicas, an int32
+}
+
+// allocate asks the ledger for what is missing and writes all that changed in one patch.
+func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, released []int, m *memory, out *outcome) error {
+	name := client.ObjectKeyFromObject(obs.sb)
+	if r.putOff(obs, p, m, out) {
+		return nil
+	}
+	var grants []scheduler.Grant
+	if len(p.missing) == 0 {
+		r.ledger.LeaveQueue(name)
+	} else {
+		res := r.ledger.Assume(demandOf(obs, p.missing))
+		grants = res.Grants
+		if res.Position > 0 {
+			out.queue = &v1alpha1.QueueStatus{Position: int32(res.Position), Waiting: int32(res.Waiting)} //nolint:gosec // counts of pods
+			out.retryIn(time.Second)
+		}
+	}
+	for _, g := range grants {
+		obs.sandboxes[g.Index] = sandboxOf(scheduler.Holding{PodName: g.Pod.Name, Pod: &g.Pod})
+	}
+	drop := append(released, gone(obs)...)
+	for _, index := range drop {
+		obs.sandboxes[index] = sandbox{}
+	}
+	err := r.writeAllocation(ctx, obs, m, allocationOf(obs.sandboxes))
+	if err != nil {
+		return err
+	}
+	r.ledger.Release(name, drop)
+	if len(grants) > 0 {
+		r.metrics.delivered(obs, len(grants))
+		logf.FromContext(ctx).Info("allocated pods", "pods", len(grants), "missing", len(p.missing)-len(grants))
+		r.events.allocated(obs.sb, len(grants))
+	}
+	return nil
+}
+
+// putOff says whether a partial delivery comes too soon after the last one.
+func (r *Reconciler) putOff(obs *observed, p plan, m *memory, out *outcome) bool {
+	wait := pace - obs.now.Sub(m.lastDelivery)
+	if wait <= 0 || obs.counts.Idle == 0 || len(p.missing) <= obs.counts.Idle {
+		return false
+	}
+	out.retryIn(wait)
+	out.queue = obs.sb.Status.Queue
+	return true
+}
+
+func demandOf(obs *observed, missing []int) scheduler.Demand {
+	d := scheduler.Demand{
+		Batch: client.ObjectKeyFromObject(obs.sb), UID: obs.sb.UID, Pool: obs.sb.Spec.PoolRef,
+		Missing: missing, Held: obs.usable(), MinAvailable: obs.gang(), Created: obs.sb.CreationTimestamp.Time,
+	}
+	if obs.sb.Spec.Priority != nil {
+		d.Priority = *obs.sb.Spec.Priority
+	}
+	return d
+}
+
+// gone are the indexes whose pod is no object any more.
+func gone(obs *observed) []int {
+	var indexes []int
+	for i, s := range obs.sandboxes {
+		if s.gone {
+			indexes = append(indexes, i)
+		}
+	}
+	return indexes
+}
+
+// allocation is what the two annotations say.
+type allocation struct {
+	pods, ips []string
+}
+
+// allocationOf lists the pods and addresses of the sandboxes by index. A lost sandbox keeps its pod until the pod is
+// gone, but has no address any more.
+func allocationOf(sandboxes []sandbox) allocation {
+	a := allocation{pods: make([]string, len(sandboxes)), ips: make([]string, len(sandboxes))}
+	for i, s := range sandboxes {
+		a.pods[i] = s.podName
+		if !s.lost {
+			a.ips[i] = s.ip
+		}
+	}
+	return a
+}
+
+// writeAllocation writes the finalizers and both annotations in one patch, if any of them changes. When the answer is in
+// doubt, the truth is read and the ledger follows it.
+func (r *Reconciler) writeAllocation(ctx context.Context, obs *observed, m *memory, a allocation) error {
+	sb := obs.sb
+	annotations := map[string]string{}
+	if obs.pooled() {
+		_, has := sb.Annotations[v1alpha1.AllocStatusAnnotation]
+		current, err := parseAllocStatus(sb)
+		if err != nil || (!has && len(trim(a.pods)) == 0) {
+			return nil // nothing to say, or somebody's edit that must be repaired first
+		}
+		if value := formatAllocStatus(a.pods); !equalPods(current, a.pods) {
+			annotations[v1alpha1.AllocStatusAnnotation] = value
+		}
+	}
+	if value := formatEndpoints(a.ips); sb.Annotations[v1alpha1.EndpointsAnnotation] != value {
+		annotations[v1alpha1.EndpointsAnnotation] = value
+	}
+	finalizers := wantedFinalizers(obs)
+	if len(annotations) == 0 && len(withFinalizers(sb.Finalizers, finalizers)) == len(sb.Finalizers) {
+		return nil
+	}
+	patched := sb.DeepCopy()
+	err := r.client.Patch(ctx, patched, client.RawPatch(types.MergePatchType, allocationPatch(sb, annotations, finalizers)))
+	if err != nil {
+		return r.afterFailedWrite(ctx, sb, fmt.Errorf("patch allocation: %w", err))
+	}
+	if obs.pooled() {
+		r.ledger.Confirm(client.ObjectKeyFromObject(sb))
+	}
+	m.wrote(patched)
+	m.lastDelivery = obs.now
+	obs.sb = patched
+	return nil
+}
+
+func equalPods(a, b []string) bool { return formatAllocStatus(a) == formatAllocStatus(b) }
+
+func wantedFinalizers(obs *observed) []string {
+	var finalizers []string
+	if obs.pooled() {
+		finalizers = append(finalizers, v1alpha1.PoolAllocationFinalizer)
+	}
+	if obs.hasTasks() {
+		finalizers = append(finalizers, v1alpha1.TaskCleanupFinalizer)
+	}
+	return finalizers
+}
+
+// afterFailedWrite reads the batch from the API server itself, since the write may have landed all the same, and
+// settles the ledger with it. It returns the error of the write, or that of the read.
+func (r *Reconciler) afterFailedWrite(ctx context.Context, sb *v1alpha1.BatchSandbox, writeErr error) error {
+	name := client.ObjectKeyFromObject(sb)
+	if sb.Spec.PoolRef == "" {
+		return writeErr
+	}
+	truth := &v1alpha1.BatchSandbox{}
+	err := r.apiReader.Get(ctx, name, truth)
+	switch {
+	case apierrors.IsNotFound(err), err == nil && truth.UID != sb.UID:
+		r.ledger.BatchGone(name)
+		return client.IgnoreNotFound(writeErr)
+	case err != nil:
+		return errors.Join(writeErr, fmt.Errorf("read the batch again: %w", err))
+	}
+	pods, err := parseAllocStatus(truth)
+	if err != nil {
+		return writeErr
+	}
+	r.settle(ctx, truth, pods)
+	return writeErr
+}
+
+// settle tells the ledger the truth about a batch, and the world if it names a pod that another batch holds.
+func (r *Reconciler) settle(ctx context.Context, sb *v1alpha1.BatchSandbox, pods []string) {
+	doubled := r.ledger.Settle(scheduler.Settlement{
+		Batch: client.ObjectKeyFromObject(sb), UID: sb.UID, Pool: sb.Spec.PoolRef, Pods: pods,
+	})
+	for _, pod := range doubled {
+		r.metrics.doubleAllocations.Inc()
+		logf.FromContext(ctx).Info("pod is named by two batches and stays with the first", "pod", pod)
+		r.events.doubleAllocation(sb, pod)
+	}
+}
+
+// makePods creates what is missing of a batch without pool, deletes what is of no use, and tells the addresses.
+func (r *Reconciler) makePods(ctx context.Context, obs *observed, p plan, m *memory, out *outcome) error {
+	var errs []error
+	for _, pod := range p.discard {
+		if pod.DeletionTimestamp == nil {
+			m.backoff.Next(backoffKey, obs.now)
+			errs = append(errs, r.deletePod(ctx, pod.Namespace, pod.Name, pod.UID))
+		}
+	}
+	if err := r.writeEndpoints(ctx, obs, m, out); err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	if len(p.missing) == 0 {
+		return errors.Join(errs...)
+	}
+	if wait := m.waitForBackoff(obs.now, obs.sb.Generation); wait > 0 {
+		out.retryIn(wait)
+		out.problem = m.refusal
+		return errors.Join(errs...)
+	}
+	err := r.createPods(ctx, obs, p.missing, m, out)
+	return errors.Join(append(errs, err)...)
+}
+
+// writeEndpoints tells the addresses, at once when all are known and at most every 250 ms before.
+func (r *Reconciler) writeEndpoints(ctx context.Context, obs *observed, m *memory, out *outcome) error {
+	a := allocationOf(obs.sandboxes)
+	complete := true
+	for i, ip := range a.ips {
+		complete = complete && (ip != "" || !obs.wanted(i))
+	}
+	known := len(trim(a.ips)) > 0 || obs.sb.Annotations[v1alpha1.EndpointsAnnotation] != ""
+	if !known && !obs.hasTasks() {
+		return nil
+	}
+	if wait := pace - obs.now.Sub(m.lastDelivery); wait > 0 && !complete {
+		out.retryIn(wait)
+		return nil
+	}
+	return r.writeAllocation(ctx, obs, m, a)
+}
+
+// createPods makes the pods of these indexes in parallel. A pod whose template or patch can't be used becomes a problem,
+// and the others go on; one that the API server refuses stops the rest, and is tried again later and later.
+func (r *Reconciler) createPods(ctx context.Context, obs *observed, indexes []int, m *memory, out *outcome) error {
+	var pods []*corev1.Pod
+	for _, index := range indexes {
+		pod, problem := desiredPod(obs.sb, index, podName(obs.sb, index, obs.sandboxes[index]))
+		if problem != nil {
+			if out.problem == nil {
+				out.problem = problem
+			}
+			continue
+		}
+		pods = append(pods, pod)
+	}
+	created, err := slowstart.Do(ctx, len(pods), func(ctx context.Context, i int) error { return r.createPod(ctx, obs.sb, pods[i]) })
+	out.created = created
+	if created > 0 {
+		logf.FromContext(ctx).Info("created pods", "pods", created)
+		r.events.podsCreated(obs.sb, created)
+	}
+	if err == nil {
+		m.refusal = nil
+		return nil
+	}
+	refused := refusalOf(err)
+	if refused == nil {
+		return err
+	}
+	m.backoff.Next(backoffKey, obs.now)
+	m.refusal, m.refusedGeneration = refused, obs.sb.Generation
+	out.problem = refused
+	out.retryIn(m.waitForBackoff(obs.now, obs.sb.Generation))
+	return nil
+}
+
+// createPod makes one pod. A pod of that name that the batch made before, in a call whose answer was lost or that the
+// cache doesn't show yet, is as good.
+func (r *Reconciler) createPod(ctx context.Context, sb *v1alpha1.BatchSandbox, pod *corev1.Pod) error {
+	err := r.client.Create(ctx, pod)
+	if !apierrors.IsAlreadyExists(err) {
+		if err != nil {
+			return fmt.Errorf("create pod %s: %w", pod.Name, err)
+		}
+		return nil
+	}
+	existing := &corev1.Pod{}
+	if getErr := r.apiReader.Get(ctx, client.ObjectKeyFromObject(pod), existing); getErr != nil {
+		return fmt.Errorf("get pod %s: %w", pod.Name, getErr)
+	}
+	if metav1.IsControlledBy(existing, sb) {
+		return nil
+	}
+	return &nameTakenError{pod: pod.Name}
+}
+
+// nameTakenError says that a pod of somebody else has the name that a pod of the batch would have.
+type nameTakenError struct{ pod string }
+
+func (e *nameTakenError) Error() string {
+	return fmt.Sprintf("pod %s exists and belongs to somebody else: delete it, or make a batch of another name", e.pod)
+}
+
+// refusalOf turns an answer that only the user can do something about into a problem.
+func refusalOf(err error) *problem {
+	var taken *nameTakenError
+	switch {
+	case errors.As(err, &taken):
+		return &problem{v1alpha1.ConditionReady, v1alpha1.ReasonPodNameTaken, taken.Error()}
+	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
+		return &problem{v1alpha1.ConditionReady, v1alpha1.ReasonInvalidTemplate, "the API server refuses the pod: " + statusMessage(err)}
+	case apierrors.IsForbidden(err):
+		return &problem{v1alpha1.ConditionReady, v1alpha1.ReasonPodsForbidden, "the API server forbids the pod: " + statusMessage(err)}
+	default:
+		return nil
+	}
+}
+
+// maxMessage bounds what is taken over from the API server into a condition, in bytes.
+const maxMessage = 1024
+
+func statusMessage(err error) string {
+	message := err.Error()
+	var status apierrors.APIStatus
+	if errors.As(err, &status) {
+		message = status.Status().Message
+	}
+	if len(message) > maxMessage {
+		message = message[:maxMessage]
+	}
+	return message
+}
+
+// deletePod deletes a pod by name and UID. One that is gone already is as good.
+func (r *Reconciler) deletePod(ctx context.Context, namespace, name string, uid types.UID) error {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+	err := r.client.Delete(ctx, pod, client.Preconditions{UID: &uid})
+	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil // a conflict: another pod has that name now
+	}
+	return fmt.Errorf("delete pod %s: %w", name, err)
+}

@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package batchsandbox keeps BatchSandboxes what they ask to be: it takes sandboxes from pools or makes them, runs a task
+// in each, and gives them back.
+package batchsandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	eventsv1 "k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/flowcontrol"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/trigger"
+)
+
+// +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=batchsandboxes,verbs=get;list;watch;patch;delete
+// +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=batchsandboxes/status,verbs=patch
+// +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=batchsandboxes/finalizers,verbs=update
+// +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=pools,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+
+const (
+	// ownerIndex finds pods by the UID of the batch that made them.
+	ownerIndex = "batchsandbox.owner"
+
+	// poolIndex finds batches by the name of their pool.
+	poolIndex = "batchsandbox.pool"
+
+	backoffKey     = "create"
+	initialBackoff = time.Second
+	maxBackoff     = 5 * time.Minute
+)
+
+// Options are what the reconciler depends on; all are required.
+type Options struct {
+	Client    client.Client
+	APIReader client.Reader
+	Clock     clock.PassiveClock
+	Recorder  eventsv1.EventRecorder
+	Registry  prometheus.Registerer
+	Ledger    *scheduler.Ledger
+	Runner    *Runner
+
+	// Ready is closed when the ledger has been rebuilt after the election: nothing is reconciled before.
+	Ready <-chan struct{}
+}
+
+// Reconciler reconciles BatchSandboxes.
+type Reconciler struct {
+	client    client.Client
+	apiReader client.Reader
+	clock     clock.PassiveClock
+	events    recorder
+	metrics   *metrics
+	ledger    *scheduler.Ledger
+	runner    *Runner
+	ready     <-chan struct{}
+
+	mu       sync.Mutex
+	memories map[types.NamespacedName]*memory
+}
+
+// memory is what the reconciler remembers of a batch from one reconcile to the next. Nothing in it is the home of a fact:
+// losing it costs a repeated call, no more. One reconcile of a batch runs at a time, so it needs no lock.
+type memory struct {
+	// written is the resourceVersion of our last write. A cache behind it shows the past.
+	written string
+	// lastDelivery is when addresses were written last.
+	lastDelivery time.Time
+	// countedLost are the lost sandboxes whose try is counted.
+	countedLost map[string]bool
+	// tasks are whether the tasks can be run; they are immutable, but for their number.
+	tasksChecked int
+	tasksProblem *problem
+	// backoff is how long to wait after pods were refused or failed.
+	backoff           *flowcontrol.Backoff
+	refusal           *problem
+	refusedGeneration int64
+}
+
+func (m *memory) wrote(sb *v1alpha1.BatchSandbox) { m.written = sb.ResourceVersion }
+
+// waitForBackoff is how long to wait before pods are made again; a new spec is tried at once.
+func (m *memory) waitForBackoff(now time.Time, generation int64) time.Duration {
+	if m.refusal != nil && generation != m.refusedGeneration {
+		m.refusal = nil
+		m.backoff.Reset(backoffKey)
+	}
+	if !m.backoff.IsInBackOffSinceUpdate(backoffKey, now) {
+		return 0
+	}
+	return m.backoff.Get(backoffKey)
+}
+
+// New returns a reconciler and registers its metrics.
+func New(o Options) (*Reconciler, error) {
+	m, err := newMetrics(o.Registry)
+	if err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	return &Reconciler{
+		client: o.Client, apiReader: o.APIReader, clock: o.Clock, events: recorder{o.Recorder}, metrics: m,
+		ledger: o.Ledger, runner: o.Runner, ready: o.Ready, memories: map[types.NamespacedName]*memory{},
+	}, nil
+}
+
+// SetupWithManager adds the controller to a manager. wake brings batches back that the ledger or a task has news for.
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, wake *trigger.Trigger, workers int) error {
+	indexer := mgr.GetFieldIndexer()
+	if err := indexer.IndexField(context.Background(), &corev1.Pod{}, ownerIndex, ownerOf); err != nil { //nolint:forbidigo // the manager has no context yet
+		return fmt.Errorf("index pods by owner: %w", err)
+	}
+	if err := indexer.IndexField(context.Background(), &v1alpha1.BatchSandbox{}, poolIndex, poolOf); err != nil { //nolint:forbidigo // the manager has no context yet
+		return fmt.Errorf("index batches by pool: %w", err)
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("batchsandbox").
+		For(&v1alpha1.BatchSandbox{}, builder.WithPredicates(changedByUsers())).
+		Owns(&corev1.Pod{}, builder.MatchEveryOwner).
+		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.batchesOf), builder.WithPredicates(poolMatters())).
+		WatchesRawSource(wake).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
+		Complete(r)
+}
+
+func ownerOf(obj client.Object) []string {
+	owner := metav1.GetControllerOf(obj)
+	if owner == nil || owner.Kind != "BatchSandbox" {
+		return nil
+	}
+	return []string{string(owner.UID)}
+}
+
+func poolOf(obj client.Object) []string {
+	sb, ok := obj.(*v1alpha1.BatchSandbox)
+	if !ok || sb.Spec.PoolRef == "" {
+		return nil
+	}
+	return []string{sb.Spec.PoolRef}
+}
+
+// changedByUsers lets through what somebody else may have changed: the spec, the deletion, and the annotations and
+// finalizers. Our own status writes don't bring a batch back.
+func changedByUsers() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, after := e.ObjectOld, e.ObjectNew
+		return before.GetGeneration() != after.GetGeneration() ||
+			!before.GetDeletionTimestamp().Equal(after.GetDeletionTimestamp()) ||
+			!equality.Semantic.DeepEqual(before.GetAnnotations(), after.GetAnnotations()) ||
+			!equality.Semantic.DeepEqual(before.GetFinalizers(), after.GetFinalizers())
+	}}
+}
+
+// poolMatters lets through what changes the answer to a batch that waits: a pool that appears, changes or goes.
+func poolMatters() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
+			!e.ObjectOld.GetDeletionTimestamp().Equal(e.ObjectNew.GetDeletionTimestamp())
+	}}
+}
+
+func (r *Reconciler) batchesOf(ctx context.Context, pool client.Object) []reconcile.Request {
+	var batches v1alpha1.BatchSandboxList
+	if err := r.client.List(ctx, &batches, client.InNamespace(pool.GetNamespace()), client.MatchingFields{poolIndex: pool.GetName()}); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "list batches of a pool")
+		return nil
+	}
+	requests := make([]reconcile.Request, 0, len(batches.Items))
+	for i := range batches.Items {
+		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&batches.Items[i])})
+	}
+	return requests
+}
+
+// Reconcile brings one batch closer to what it asks for.
+func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	select {
+	case <-r.ready:
+	case <-ctx.Done():
+		return ctrl.Result{}, ctx.Err()
+	}
+	sb := &v1alpha1.BatchSandbox{}
+	if err := r.client.Get(ctx, req.NamespacedName, sb); apierrors.IsNotFound(err) {
+		r.forget(req.NamespacedName)
+		return ctrl.Result{}, nil
+	} else if err != nil {
+		return ctrl.Result{}, fmt.Errorf("get batch: %w", err)
+	}
+	m := r.remember(req.NamespacedName)
+	if scheduler.OlderVersion(sb.ResourceVersion, m.written) {
+		return ctrl.Result{RequeueAfter: staleRetry}, nil // the cache is behind our own write: its news is on the way
+	}
+	if sb.DeletionTimestamp != nil {
+		return ignoreConflict(r.finalize(ctx, sb, m))
+	}
+	obs, err := r.observe(ctx, sb)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	r.checkTasks(obs, m)
+	p := makePlan(obs)
+	if p.expired {
+		return ctrl.Result{}, r.expire(ctx, sb)
+	}
+	out, applyErr := r.apply(ctx, obs, p, m)
+	statusErr := r.report(ctx, obs, p, out, m)
+	if err := errors.Join(applyErr, statusErr); err != nil {
+		return ignoreConflict(ctrl.Result{}, err)
+	}
+	r.dispatch(obs)
+	labelAgain, err := r.label(ctx, obs, m)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{RequeueAfter: soonest(out.retryAfter, labelAgain, p.untilLookAgain(obs.now), obs.afterEnds())}, nil
+}
+
+// afterEnds asks for another look when ends were recorded just now: they may release sandboxes or start the time to live.
+func (o *observed) afterEnds() time.Duration {
+	for _, end := range o.ends {
+		if !end.recorded {
+			return time.Millisecond
+		}
+	}
+	return 0
+}
+
+// staleRetry is how long a cache that is behind our own write may take before we look again without its event.
+const staleRetry = time.Second
+
+// ignoreConflict turns a conflict into another look: whoever changed the batch makes an event, and where that was
+// ourselves the wait covers it.
+func ignoreConflict(res ctrl.Result, err error) (ctrl.Result, error) {
+	if apierrors.IsConflict(err) {
+		return ctrl.Result{RequeueAfter: staleRetry}, nil
+	}
+	return res, err
+}
+
+func soonest(waits ...time.Duration) time.Duration {
+	first := time.Duration(0)
+	for _, w := range waits {
+		if w > 0 && (first == 0 || w < first) {
+			first = w
+		}
+	}
+	return first
+}
+
+func (p *plan) untilLookAgain(now time.Time) time.Duration {
+	if p.lookAgain.IsZero() {
+		return 0
+	}
+	return max(time.Millisecond, p.lookAgain.Sub(now))
+}
+
+// checkTasks finds a task that can't be run before any sandbox is taken for it.
+func (r *Reconciler) checkTasks(obs *observed, m *memory) {
+	if !obs.hasTasks() || obs.problem != nil {
+		return
+	}
+	if n := obs.replicas(); m.tasksChecked != n {
+		m.tasksChecked, m.tasksProblem = n, nil
+		for index := 0; index < n && m.tasksProblem == nil; index++ {
+			_, m.tasksProblem = desiredTask(obs.sb, index, 1)
+			if index >= len(obs.sb.Spec.ShardTaskPatches) {
+				break // the rest are alike
+			}
+		}
+	}
+	obs.problem = m.tasksProblem
+}
+
+// dispatch has the tasks of held sandboxes run. It comes after the report, so that the number of the try is durable.
+func (r *Reconciler) dispatch(obs *observed) {
+	if obs.problem != nil {
+		return
+	}
+	for i, s := range obs.sandboxes {
+		if _, ended := obs.ends[i]; ended || !obs.hasTasks() || !obs.wanted(i) || !s.usable() || s.ip == "" {
+			continue
+		}
+		try := tryOf(&obs.sb.Status, i)
+		if known, ok := obs.tasks[i]; ok && known.try == try && known.phase <= taskUnknown {
+			continue
+		}
+		task, problem := desiredTask(obs.sb, i, try)
+		if problem != nil {
+			continue // checkTasks tells of it
+		}
+		r.runner.Run(target{
+			batch: client.ObjectKeyFromObject(obs.sb), uid: obs.sb.UID, index: i, ip: s.ip,
+		}, try, task)
+	}
+}
+
+func (r *Reconciler) expire(ctx context.Context, sb *v1alpha1.BatchSandbox) error {
+	err := r.client.Delete(ctx, sb, client.Preconditions{UID: &sb.UID}, client.PropagationPolicy(metav1.DeletePropagationBackground))
+	if err != nil {
+		return client.IgnoreNotFound(fmt.Errorf("delete batch: %w", err))
+	}
+	r.events.expired(sb)
+	return nil
+}
+
+// report writes the status if it changed, and tells of a new problem.
+func (r *Reconciler) report(ctx context.Context, obs *observed, p plan, out outcome, m *memory) error {
+	before := obs.sb.Status
+	if err := r.patchStatus(ctx, obs, batchStatus(obs, p, out), m); err != nil {
+		return err
+	}
+	r.events.problemFound(obs.sb, &before, firstProblem(p.problem, out.problem))
+	return nil
+}
+
+func (r *Reconciler) patchStatus(ctx context.Context, obs *observed, status *v1alpha1.BatchSandboxStatus, m *memory) error {
+	if equality.Semantic.DeepEqual(&obs.sb.Status, status) {
+		return nil
+	}
+	patched := obs.sb.DeepCopy()
+	patched.Status = *status
+	if err := r.client.Status().Patch(ctx, patched, client.MergeFromWithOptions(obs.sb, client.MergeFromWithOptimisticLock{})); err != nil {
+		return client.IgnoreNotFound(fmt.Errorf("patch status: %w", err))
+	}
+	m.wrote(patched)
+	obs.sb = patched
+	return nil
+}
+
+func (r *Reconciler) remember(name types.NamespacedName) *memory {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m, ok := r.memories[name]
+	if !ok {
+		m = &memory{countedLost: map[string]bool{}, tasksChecked: -1, backoff: flowcontrol.NewBackOff(initialBackoff, maxBackoff)}
+		r.memories[name] = m
+	}
+	return m
+}
+
+// forget drops all that is known of a batch that is gone.
+func (r *Reconciler) forget(name types.NamespacedName) {
+	r.ledger.BatchGone(name)
+	r.runner.ForgetName(name)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.memories, name)
+}

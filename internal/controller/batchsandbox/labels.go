@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package batchsandbox
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"opensandbox.io/controller/api/v1alpha1"
+)
+
+const (
+	// labelDelay is how long after its last delivery a batch's pods get its labels. A hold shorter than that gets none.
+	labelDelay = 5 * time.Second
+
+	// labelsPerTurn and labelPace bound the labels of one batch: 10 pods every 250 ms.
+	labelsPerTurn = 10
+	labelPace     = 250 * time.Millisecond
+)
+
+// label puts the batch's labels on some of the pods it holds from a pool, and makes it their second owner, so that a
+// foreground deletion of the pool spares them. It returns when to go on, 0 for never.
+func (r *Reconciler) label(ctx context.Context, obs *observed, m *memory) (time.Duration, error) {
+	if !obs.pooled() {
+		return 0, nil
+	}
+	var todo []int
+	for i, s := range obs.sandboxes {
+		if s.usable() && !s.labelled && obs.wanted(i) {
+			todo = append(todo, i)
+		}
+	}
+	if len(todo) == 0 {
+		return 0, nil
+	}
+	if wait := labelDelay - obs.now.Sub(m.lastDelivery); wait > 0 {
+		return wait, nil
+	}
+	again := time.Duration(0)
+	if len(todo) > labelsPerTurn {
+		todo, again = todo[:labelsPerTurn], labelPace
+	}
+	for _, index := range todo {
+		if err := r.labelPod(ctx, obs.sb, index, obs.sandboxes[index]); err != nil {
+			return 0, err
+		}
+	}
+	return again, nil
+}
+
+func (r *Reconciler) labelPod(ctx context.Context, sb *v1alpha1.BatchSandbox, index int, s sandbox) error {
+	pod := &corev1.Pod{}
+	if err := r.client.Get(ctx, types.NamespacedName{Namespace: sb.Namespace, Name: s.podName}, pod); err != nil {
+		return client.IgnoreNotFound(fmt.Errorf("get pod %s: %w", s.podName, err))
+	}
+	body := mustJSON(map[string]any{"metadata": map[string]any{
+		"resourceVersion": pod.ResourceVersion,
+		"uid":             s.podUID,
+		"labels": map[string]string{
+			v1alpha1.BatchNameLabel: sb.Name, v1alpha1.PodIndexLabel: strconv.Itoa(index),
+		},
+		"ownerReferences": append(withoutOwner(pod.OwnerReferences, sb.UID), metav1.OwnerReference{
+			APIVersion: v1alpha1.GroupVersion.String(), Kind: "BatchSandbox", Name: sb.Name, UID: sb.UID,
+		}),
+	}})
+	err := r.client.Patch(ctx, pod, client.RawPatch(types.MergePatchType, []byte(body)))
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return nil // the pod changed: its event brings the batch back here
+	}
+	if err != nil {
+		return fmt.Errorf("label pod %s: %w", s.podName, err)
+	}
+	r.ledger.RefreshPod(poolKey(sb), pod)
+	return nil
+}
+
+func withoutOwner(owners []metav1.OwnerReference, uid types.UID) []metav1.OwnerReference {
+	kept := slices.DeleteFunc(slices.Clone(owners), func(o metav1.OwnerReference) bool { return o.UID == uid })
+	if kept == nil {
+		return []metav1.OwnerReference{}
+	}
+	return kept
+}

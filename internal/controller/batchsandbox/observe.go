@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package batchsandbox
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/podutil"
+)
+
+// observed is what one reconcile goes by. It is read once, and nothing later asks the API again.
+type observed struct {
+	sb  *v1alpha1.BatchSandbox
+	now time.Time
+
+	// problem is a mistake in the object that keeps anything new from being made; nil if there is none.
+	problem *problem
+
+	// pool is the batch's Pool; nil if there is none of that name, or the batch has no poolRef.
+	pool *v1alpha1.Pool
+
+	// counts are those of the pool.
+	counts scheduler.Counts
+
+	// sandboxes are by index: at least spec.replicas entries, more while higher ones are still held.
+	sandboxes []sandbox
+
+	// surplus are pods of a batch without pool that stand for no index.
+	surplus []*corev1.Pod
+
+	// ends are the tasks that have ended, by index.
+	ends map[int]taskEnd
+
+	// tasks are the states of the tasks that have not, as far as they are known.
+	tasks map[int]taskState
+}
+
+// sandbox is one index of a batch.
+type sandbox struct {
+	podName string // "" for none
+	podUID  types.UID
+	ip      string
+	node    string
+	ready   bool
+	// lost: there is a name, but the pod is gone, ended, or going.
+	lost bool
+	// gone: lost, and no object of it is left.
+	gone bool
+	// labelled: the pod carries the batch's labels.
+	labelled bool
+	// pod is the pod itself, where the batch made it.
+	pod *corev1.Pod
+}
+
+// usable says that the index has a pod that can serve as its sandbox, now or soon.
+func (s sandbox) usable() bool { return s.podName != "" && !s.lost }
+
+// problem is a user's mistake, told in a condition and an event.
+type problem struct {
+	condition string // ConditionAllocated or ConditionReady
+	reason    string
+	message   string
+}
+
+func (o *observed) pooled() bool { return o.sb.Spec.PoolRef != "" }
+
+func (o *observed) hasTasks() bool { return o.sb.Spec.TaskTemplate != nil }
+
+func (o *observed) replicas() int {
+	if o.sb.Spec.Replicas == nil {
+		return 1
+	}
+	return int(*o.sb.Spec.Replicas)
+}
+
+func (o *observed) releases() bool {
+	p := o.sb.Spec.TaskResourcePolicyWhenCompleted
+	return p != nil && *p == v1alpha1.TaskResourcePolicyRelease
+}
+
+// wanted says whether an index should have a sandbox: it is below replicas, and was not given back because its task
+// ended.
+func (o *observed) wanted(index int) bool {
+	if index >= o.replicas() {
+		return false
+	}
+	end, ended := o.ends[index]
+	return !ended || !o.releases() || !end.recorded
+}
+
+func (r *Reconciler) observe(ctx context.Context, sb *v1alpha1.BatchSandbox) (*observed, error) {
+	obs := &observed{sb: sb, now: r.clock.Now()}
+	obs.problem = validate(sb)
+	if obs.hasTasks() {
+		states := r.runner.States(sb.UID)
+		obs.ends = mergeEnds(sb, states)
+		obs.tasks = states
+	}
+	if !obs.pooled() {
+		return obs, r.observeOwn(ctx, obs)
+	}
+	return obs, r.observePooled(ctx, obs)
+}
+
+// observePooled reads the pool and, from the ledger, the pods the batch holds. An alloc-status that differs from the
+// ledger's was edited by somebody else, since the cache is never behind our own writes here: it is the truth.
+func (r *Reconciler) observePooled(ctx context.Context, obs *observed) error {
+	sb := obs.sb
+	name := client.ObjectKeyFromObject(sb)
+	pool := &v1alpha1.Pool{}
+	switch err := r.client.Get(ctx, poolKey(sb), pool); {
+	case err == nil:
+		obs.pool = pool
+	case !apierrors.IsNotFound(err):
+		return fmt.Errorf("get pool %s: %w", poolKey(sb), err)
+	}
+	pods, err := parseAllocStatus(sb)
+	if err != nil {
+		obs.problem = &problem{v1alpha1.ConditionAllocated, v1alpha1.ReasonInvalidAnnotation, err.Error()}
+	} else if !slices.Equal(trim(pods), trim(holdingNames(r.ledger.Holdings(name, sb.UID)))) {
+		r.settle(ctx, sb, pods)
+	}
+	obs.counts = r.ledger.Counts(poolKey(sb))
+	obs.sandboxes = make([]sandbox, obs.replicas())
+	for i, h := range r.ledger.Holdings(name, sb.UID) {
+		if i >= len(obs.sandboxes) {
+			obs.sandboxes = append(obs.sandboxes, sandbox{})
+		}
+		obs.sandboxes[i] = sandboxOf(h)
+	}
+	return nil
+}
+
+func poolKey(sb *v1alpha1.BatchSandbox) types.NamespacedName {
+	return types.NamespacedName{Namespace: sb.Namespace, Name: sb.Spec.PoolRef}
+}
+
+// trim drops the empty entries at the end.
+func trim(pods []string) []string {
+	for len(pods) > 0 && pods[len(pods)-1] == "" {
+		pods = pods[:len(pods)-1]
+	}
+	return pods
+}
+
+func holdingNames(holdings []scheduler.Holding) []string {
+	names := make([]string, len(holdings))
+	for i, h := range holdings {
+		names[i] = h.PodName
+	}
+	return names
+}
+
+func sandboxOf(h scheduler.Holding) sandbox {
+	if h.PodName == "" {
+		return sandbox{}
+	}
+	if h.Pod == nil {
+		return sandbox{podName: h.PodName, lost: true, gone: true}
+	}
+	return sandbox{
+		podName:  h.PodName,
+		podUID:   h.Pod.UID,
+		ip:       h.Pod.IP,
+		node:     h.Pod.Node,
+		ready:    h.Pod.State == scheduler.PodReady,
+		lost:     h.Pod.Lost(),
+		labelled: h.Pod.BatchLabel != "",
+	}
+}
+
+// observeOwn reads the pods that the batch made.
+func (r *Reconciler) observeOwn(ctx context.Context, obs *observed) error {
+	var pods corev1.PodList
+	if err := r.client.List(ctx, &pods, client.InNamespace(obs.sb.Namespace),
+		client.MatchingFields{ownerIndex: string(obs.sb.UID)}); err != nil {
+		return fmt.Errorf("list pods of %s: %w", client.ObjectKeyFromObject(obs.sb), err)
+	}
+	obs.sandboxes, obs.surplus = sortOwnPods(pods.Items, obs.replicas())
+	return nil
+}
+
+// sortOwnPods gives every index its best pod: a living one before a lost one, then a Ready one, then the oldest, then
+// by name. Other pods are surplus, except those on their way out.
+func sortOwnPods(pods []corev1.Pod, replicas int) (sandboxes []sandbox, surplus []*corev1.Pod) {
+	sandboxes = make([]sandbox, replicas)
+	sorted := make([]*corev1.Pod, len(pods))
+	for i := range pods {
+		sorted[i] = &pods[i]
+	}
+	slices.SortFunc(sorted, compareOwnPods)
+	for _, pod := range sorted {
+		index, err := strconv.Atoi(pod.Labels[v1alpha1.PodIndexLabel])
+		if err != nil || index < 0 {
+			surplus = append(surplus, pod)
+			continue
+		}
+		for len(sandboxes) <= index && len(sandboxes) < replicas+len(pods) {
+			sandboxes = append(sandboxes, sandbox{})
+		}
+		switch {
+		case index >= len(sandboxes):
+			surplus = append(surplus, pod)
+		case sandboxes[index].podName == "":
+			sandboxes[index] = sandboxOfPod(pod)
+		case pod.DeletionTimestamp == nil:
+			surplus = append(surplus, pod)
+		}
+	}
+	return sandboxes, surplus
+}
+
+func sandboxOfPod(pod *corev1.Pod) sandbox {
+	return sandbox{
+		podName:  pod.Name,
+		podUID:   pod.UID,
+		ip:       pod.Status.PodIP,
+		node:     pod.Spec.NodeName,
+		ready:    podutil.IsReady(pod),
+		lost:     isLost(pod),
+		labelled: true,
+		pod:      pod,
+	}
+}
+
+// isLost says that a pod of the batch's own is no sandbox any more. One that ran to its end in success is kept: that
+// is what its template asked for.
+func isLost(pod *corev1.Pod) bool {
+	return pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodFailed
+}

@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package batchsandbox
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/utils/clock"
+
+	taskexecutor "opensandbox.io/controller/pkg/task-executor"
+)
+
+const (
+	// longPoll and longPollJitter: an executor is asked for news with a wait of 4 to 5 minutes.
+	longPoll       = 4 * time.Minute
+	longPollJitter = time.Minute
+
+	// shortPoll is how often an executor is asked that doesn't know how to wait.
+	shortPoll = 2 * time.Second
+
+	// unknownAfter is how long an executor may be silent before its task counts as unknown.
+	unknownAfter = 5 * time.Second
+
+	// unreachableAfter is how long an executor may be silent before its sandbox counts as one that can't be stopped.
+	unreachableAfter = 30 * time.Second
+
+	// stopLimit is how long the processes of a sandbox may take to end; the executor kills them after 10 s.
+	stopLimit = time.Minute
+)
+
+// executorClient is what the runner needs of a task-executor.
+type executorClient interface {
+	Set(ctx context.Context, tasks []taskexecutor.Task) ([]taskexecutor.Task, error)
+	Wait(ctx context.Context, since string, wait time.Duration) ([]taskexecutor.Task, string, error)
+}
+
+// target is one index of a batch and where its executor is.
+type target struct {
+	batch types.NamespacedName
+	uid   types.UID
+	index int
+	ip    string
+}
+
+// Runner keeps one watcher for every task that should run or stop, and remembers the last state of each. Its memory is
+// no home of a fact: executors keep the ends until the batch's status has them.
+type Runner struct {
+	ctx    context.Context //nolint:containedctx // the watchers live as long as the runner, not as a reconcile
+	clock  clock.Clock
+	dial   func(ip string) executorClient
+	wake   func(types.NamespacedName)
+	wg     sync.WaitGroup
+	mu     sync.Mutex
+	byUID  map[types.UID]map[int]*session
+	byName map[types.NamespacedName]types.UID
+}
+
+// session is one watcher.
+type session struct {
+	target   target
+	stopping bool
+	cancel   context.CancelFunc
+	state    taskState
+}
+
+// NewRunner returns a runner whose watchers end with ctx; wake is called with a batch that has news.
+func NewRunner(ctx context.Context, clk clock.Clock, wake func(types.NamespacedName)) *Runner {
+	transport := taskexecutor.NewTransport()
+	return newRunner(ctx, clk, wake, func(ip string) executorClient {
+		return taskexecutor.New(taskexecutor.BaseURL(ip), taskexecutor.WithTransport(transport))
+	})
+}
+
+func newRunner(ctx context.Context, clk clock.Clock, wake func(types.NamespacedName), dial func(ip string) executorClient) *Runner {
+	return &Runner{
+		ctx: ctx, clock: clk, wake: wake, dial: dial,
+		byUID: map[types.UID]map[int]*session{}, byName: map[types.NamespacedName]types.UID{},
+	}
+}
+
+// Wait returns when every watcher has ended, some time after the context of NewRunner.
+func (r *Runner) Wait() { r.wg.Wait() }
+
+// Run has this try of a task run in a sandbox. Saying it again changes nothing.
+func (r *Runner) Run(t target, try int, task taskexecutor.Task) {
+	r.start(t, false, taskState{phase: taskPending, try: try}, func(ctx context.Context, s *session) { r.watch(ctx, s, task) })
+}
+
+// Stop has everything end that tasks started in a sandbox. Saying it again changes nothing.
+func (r *Runner) Stop(t target) {
+	r.start(t, true, taskState{phase: taskPending}, r.stop)
+}
+
+func (r *Runner) start(t target, stopping bool, initial taskState, work func(context.Context, *session)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	sessions := r.byUID[t.uid]
+	if sessions == nil {
+		sessions = map[int]*session{}
+		r.byUID[t.uid] = sessions
+		r.byName[t.batch] = t.uid
+	}
+	if s, ok := sessions[t.index]; ok {
+		if s.stopping == stopping && s.state.try == initial.try && s.target == t {
+			return
+		}
+		s.cancel()
+	}
+	ctx, cancel := context.WithCancel(r.ctx)
+	s := &session{target: t, stopping: stopping, cancel: cancel, state: initial}
+	sessions[t.index] = s
+	r.wg.Go(func() {
+		defer cancel()
+		work(ctx, s)
+	})
+}
+
+// States returns the last state of each index of a batch that has a watcher, ended ones included.
+func (r *Runner) States(uid types.UID) map[int]taskState {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	states := make(map[int]taskState, len(r.byUID[uid]))
+	for index, s := range r.byUID[uid] {
+		states[index] = s.state
+	}
+	return states
+}
+
+// Forget ends the watcher of one index.
+func (r *Runner) Forget(uid types.UID, index int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s, ok := r.byUID[uid][index]; ok {
+		s.cancel()
+		delete(r.byUID[uid], index)
+	}
+}
+
+// ForgetBatch ends the watchers of a batch.
+func (r *Runner) ForgetBatch(uid types.UID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.byUID[uid] {
+		s.cancel()
+		if r.byName[s.target.batch] == uid {
+			delete(r.byName, s.target.batch)
+		}
+	}
+	delete(r.byUID, uid)
+}
+
+// ForgetName ends the watchers of the batch that has or had this name.
+func (r *Runner) ForgetName(batch types.NamespacedName) {
+	r.mu.Lock()
+	uid, ok := r.byName[batch]
+	r.mu.Unlock()
+	if ok {
+		r.ForgetBatch(uid)
+	}
+}
+
+// report keeps the state of a session that is still the one of its index, and wakes the batch if it is news.
+func (r *Runner) report(s *session, state taskState) {
+	r.mu.Lock()
+	current := r.byUID[s.target.uid][s.target.index] == s
+	news := current && s.state != state
+	if news {
+		s.state = state
+	}
+	r.mu.Unlock()
+	if news {
+		r.wake(s.target.batch)
+	}
+}
+
+// watch hands the task to the executor and follows it to its end.
+func (r *Runner) watch(ctx context.Context, s *session, task taskexecutor.Task) {
+	try := s.state.try
+	client := r.dial(s.target.ip)
+	backoff := newBackoff()
+	heard := r.clock.Now()
+	var since string
+	var accepted, started bool
+	for ctx.Err() == nil {
+		tasks, rev, err := r.ask(ctx, client, task, accepted, since)
+		switch {
+		case isBadRequest(err):
+			r.report(s, taskState{phase: taskEnded, try: try, end: refusedTask(err)})
+			return
+		case err != nil:
+			if r.clock.Since(heard) >= unknownAfter {
+				r.report(s, taskState{phase: taskUnknown, try: try, err: "unreachable"})
+			}
+			r.pause(ctx, backoff.Step())
+			continue
+		}
+		heard, backoff = r.clock.Now(), newBackoff()
+		first := !accepted
+		accepted, since = true, rev
+		status := find(tasks, task.Name)
+		switch {
+		case status == nil && started:
+			r.report(s, taskState{phase: taskEnded, try: try, end: lostRecord()})
+			return
+		case status == nil:
+			accepted, since = false, ""
+			r.pause(ctx, backoff.Step())
+		case status.Terminated != nil:
+			r.report(s, taskState{phase: taskEnded, try: try, end: status.Terminated})
+			return
+		case status.Running != nil:
+			started = true
+			r.report(s, taskState{phase: taskRunning, try: try})
+		default:
+			r.report(s, taskState{phase: taskPending, try: try})
+		}
+		if rev == "" && !first {
+			r.pause(ctx, shortPoll)
+		}
+	}
+}
+
+// ask hands the task over, once, and from then on waits for news of it.
+func (r *Runner) ask(ctx context.Context, c executorClient, task taskexecutor.Task, accepted bool, since string) ([]taskexecutor.Task, string, error) {
+	if !accepted {
+		tasks, err := c.Set(ctx, []taskexecutor.Task{task})
+		return tasks, "", err
+	}
+	return c.Wait(ctx, since, longPoll+rand.N(longPollJitter)) //nolint:gosec // jitter needs no secret randomness
+}
+
+// stop has the executor end everything, and follows it until nothing is left.
+func (r *Runner) stop(ctx context.Context, s *session) {
+	client := r.dial(s.target.ip)
+	backoff := newBackoff()
+	start := r.clock.Now()
+	heard := start
+	var since string
+	var accepted bool
+	for ctx.Err() == nil {
+		var tasks []taskexecutor.Task
+		var rev string
+		var err error
+		if accepted {
+			tasks, rev, err = client.Wait(ctx, since, unreachableAfter)
+		} else {
+			tasks, err = client.Set(ctx, nil)
+		}
+		switch {
+		case err == nil && len(tasks) == 0:
+			r.report(s, taskState{phase: taskStopped})
+			return
+		case err == nil:
+			heard, backoff = r.clock.Now(), newBackoff()
+			if accepted && rev == "" {
+				r.pause(ctx, backoff.Step())
+			}
+			accepted, since = true, rev
+		default:
+			accepted, since = false, ""
+			r.pause(ctx, backoff.Step())
+		}
+		if r.clock.Since(heard) >= unreachableAfter || r.clock.Since(start) >= stopLimit {
+			r.report(s, taskState{phase: taskUnstoppable, err: "unreachable"})
+			return
+		}
+	}
+}
+
+func newBackoff() *wait.Backoff {
+	return &wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 1 << 30, Cap: 2 * time.Second}
+}
+
+func (r *Runner) pause(ctx context.Context, d time.Duration) {
+	timer := r.clock.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C():
+	case <-ctx.Done():
+	}
+}
+
+func find(tasks []taskexecutor.Task, name string) *taskexecutor.ProcessStatus {
+	for i := range tasks {
+		if tasks[i].Name == name {
+			if tasks[i].ProcessStatus == nil {
+				return &taskexecutor.ProcessStatus{}
+			}
+			return tasks[i].ProcessStatus
+		}
+	}
+	return nil
+}
+
+func isBadRequest(err error) bool {
+	var status *taskexecutor.StatusError
+	return errors.As(err, &status) && status.Status == http.StatusBadRequest
+}
+
+func refusedTask(err error) *taskexecutor.Terminated {
+	return &taskexecutor.Terminated{ExitCode: -1, Reason: taskexecutor.ReasonStartError, Message: "the task-executor refuses the task: " + err.Error()}
+}
+
+func lostRecord() *taskexecutor.Terminated {
+	return &taskexecutor.Terminated{ExitCode: -1, Reason: taskexecutor.ReasonExecutorLost, Message: "the task-executor lost its record of the task"}
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package batchsandbox
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/internal/utils/indexset"
+)
+
+// maxFailedTasks bounds status.failedTasks.
+const maxFailedTasks = 10
+
+// batchStatus is the status of a batch by what was observed, planned and done.
+func batchStatus(obs *observed, p plan, out outcome) *v1alpha1.BatchSandboxStatus {
+	status := obs.sb.Status.DeepCopy()
+	status.ObservedGeneration = obs.sb.Generation
+	status.Selector = v1alpha1.BatchNameLabel + "=" + obs.sb.Name
+	status.Queue = out.queue
+	count := countSandboxes(obs)
+	status.Replicas = int32(count.held + out.created) //nolint:gosec // counts of pods
+	status.Allocated = int32(count.allocated)         //nolint:gosec // counts of pods
+	status.Ready = int32(count.ready)                 //nolint:gosec // counts of pods
+	if obs.hasTasks() {
+		taskStatus(obs, status)
+	}
+	found := firstProblem(p.problem, out.problem)
+	status.Conditions = conditions(obs, status, count, out.created, found)
+	status.Phase = phase(count, found)
+	return status
+}
+
+func firstProblem(problems ...*problem) *problem {
+	for _, p := range problems {
+		if p != nil {
+			return p
+		}
+	}
+	return nil
+}
+
+// sandboxCounts are numbers of sandboxes.
+type sandboxCounts struct {
+	wanted    int // indexes that should have one
+	held      int // indexes that have one
+	allocated int // of those, on a node or with an address
+	ready     int // of those, Ready
+	served    int // indexes that should have one and do
+	usable    int // of those, Ready
+}
+
+func countSandboxes(obs *observed) sandboxCounts {
+	var c sandboxCounts
+	for i, s := range obs.sandboxes {
+		wanted := obs.wanted(i)
+		if wanted {
+			c.wanted++
+		}
+		if !s.usable() {
+			continue
+		}
+		c.held++
+		if s.node != "" || s.ip != "" {
+			c.allocated++
+		}
+		if s.ready {
+			c.ready++
+		}
+		if wanted {
+			c.served++
+		}
+		if wanted && s.ready {
+			c.usable++
+		}
+	}
+	return c
+}
+
+func phase(c sandboxCounts, found *problem) v1alpha1.BatchSandboxPhase {
+	switch {
+	case found != nil:
+		return v1alpha1.PhaseFailed
+	case c.usable == c.wanted:
+		return v1alpha1.PhaseSucceed
+	default:
+		return v1alpha1.PhasePending
+	}
+}
+
+// conditions are Allocated, Ready and, with tasks, TasksCompleted. Their messages change only when their meaning does.
+func conditions(obs *observed, status *v1alpha1.BatchSandboxStatus, c sandboxCounts, created int, found *problem) []metav1.Condition {
+	all := slices.Clone(obs.sb.Status.Conditions)
+	set := func(kind string, ok bool, reason, message string) {
+		value := metav1.ConditionFalse
+		if ok {
+			value = metav1.ConditionTrue
+		}
+		meta.SetStatusCondition(&all, metav1.Condition{
+			Type: kind, Status: value, Reason: reason, Message: message,
+			ObservedGeneration: obs.sb.Generation, LastTransitionTime: metav1.NewTime(obs.now),
+		})
+	}
+	switch {
+	case found != nil && found.condition == v1alpha1.ConditionAllocated:
+		set(v1alpha1.ConditionAllocated, false, found.reason, found.message)
+	case c.served+created >= c.wanted:
+		set(v1alpha1.ConditionAllocated, true, v1alpha1.ReasonAllocated, "every requested sandbox has a pod")
+	case found != nil:
+		set(v1alpha1.ConditionAllocated, false, found.reason, found.message)
+	case obs.pooled():
+		set(v1alpha1.ConditionAllocated, false, v1alpha1.ReasonWaitingForPool, waitingMessage(obs))
+	default:
+		set(v1alpha1.ConditionAllocated, false, v1alpha1.ReasonCreatingPods, "pods are being created")
+	}
+	switch {
+	case found != nil:
+		set(v1alpha1.ConditionReady, false, found.reason, found.message)
+	case c.usable == c.wanted:
+		set(v1alpha1.ConditionReady, true, v1alpha1.ReasonPodsReady, "every requested sandbox is Ready")
+	default:
+		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonPodsNotReady,
+			fmt.Sprintf("%d of %d sandboxes are Ready", c.usable, c.wanted))
+	}
+	if obs.hasTasks() {
+		kind, ok, reason, message := tasksCompleted(obs, status)
+		set(kind, ok, reason, message)
+	}
+	return all
+}
+
+func waitingMessage(obs *observed) string {
+	if obs.gang() > 1 && obs.usable() == 0 {
+		return fmt.Sprintf("waiting for Pool %s to have %d pods together", obs.sb.Spec.PoolRef, obs.gang())
+	}
+	return fmt.Sprintf("waiting for pods of Pool %s", obs.sb.Spec.PoolRef)
+}
+
+func tasksCompleted(obs *observed, status *v1alpha1.BatchSandboxStatus) (kind string, ok bool, reason, message string) {
+	ended := int(status.TaskSucceed + status.TaskFailed)
+	switch {
+	case ended < obs.replicas():
+		message = "not every task has ended"
+		if first := firstUnknown(obs); first != "" {
+			message += "; " + first
+		}
+		return v1alpha1.ConditionTasksCompleted, false, v1alpha1.ReasonTasksRunning, message
+	case status.TaskFailed > 0:
+		return v1alpha1.ConditionTasksCompleted, true, v1alpha1.ReasonTasksFailed, fmt.Sprintf("%d of %d tasks failed", status.TaskFailed, ended)
+	default:
+		return v1alpha1.ConditionTasksCompleted, true, v1alpha1.ReasonTasksSucceeded, "every task succeeded"
+	}
+}
+
+// firstUnknown says which task-executor can't be reached, for the lowest index.
+func firstUnknown(obs *observed) string {
+	for _, index := range sortedIndexes(obs.tasks) {
+		if obs.tasks[index].phase == taskUnknown && index < obs.replicas() {
+			return fmt.Sprintf("the task-executor of index %d can't be reached: is there one in the pod, and is its port open?", index)
+		}
+	}
+	return ""
+}
+
+// taskStatus counts the tasks by state, and lists those that ended.
+func taskStatus(obs *observed, status *v1alpha1.BatchSandboxStatus) {
+	status.TaskRunning, status.TaskSucceed, status.TaskFailed, status.TaskPending, status.TaskUnknown = 0, 0, 0, 0, 0
+	var completed, failed []int
+	var failures []v1alpha1.FailedTask
+	for index := range obs.replicas() {
+		end, ended := obs.ends[index]
+		switch {
+		case ended && end.ok:
+			status.TaskSucceed++
+			completed = append(completed, index)
+		case ended:
+			status.TaskFailed++
+			failed = append(failed, index)
+			if end.failed != nil {
+				failures = append(failures, *end.failed)
+			}
+		case obs.tasks[index].phase == taskRunning:
+			status.TaskRunning++
+		case obs.tasks[index].phase == taskUnknown:
+			status.TaskUnknown++
+		default:
+			status.TaskPending++
+		}
+	}
+	status.CompletedIndexes = indexset.Format(completed)
+	status.FailedIndexes = indexset.Format(failed)
+	slices.SortFunc(failures, func(a, b v1alpha1.FailedTask) int { return cmp.Compare(a.Index, b.Index) })
+	status.FailedTasks = failures[:min(len(failures), maxFailedTasks)]
+}
+
+// condition returns the condition of that type, nil if the batch has none.
+func condition(sb *v1alpha1.BatchSandbox, kind string) *metav1.Condition {
+	return meta.FindStatusCondition(sb.Status.Conditions, kind)
+}

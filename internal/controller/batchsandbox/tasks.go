@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package batchsandbox
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+
+	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/internal/utils/indexset"
+	taskexecutor "opensandbox.io/controller/pkg/task-executor"
+)
+
+// taskPhase is how far a task has come.
+type taskPhase int
+
+const (
+	// taskPending: not known to be accepted by its executor.
+	taskPending taskPhase = iota
+
+	// taskRunning: its process runs.
+	taskRunning
+
+	// taskUnknown: its executor can't be reached.
+	taskUnknown
+
+	// taskEnded: its process ended; the end is final.
+	taskEnded
+
+	// taskStopped: nothing that the tasks of the sandbox started is left.
+	taskStopped
+
+	// taskUnstoppable: the executor couldn't be made to say that nothing is left.
+	taskUnstoppable
+)
+
+// taskState is what is known of the task of one index.
+type taskState struct {
+	phase taskPhase
+	try   int
+	end   *taskexecutor.Terminated // with taskEnded
+	err   string                   // with taskUnknown and taskUnstoppable
+}
+
+// taskEnd is a task that has ended.
+type taskEnd struct {
+	failed *v1alpha1.FailedTask // nil for a success, or for a failure of which the status keeps the index alone
+	ok     bool
+	// recorded: the end stands in the status of the batch, its durable home.
+	recorded bool
+}
+
+// desiredTask is the task of one index: taskTemplate with shardTaskPatches[index]. The problem says what to change.
+func desiredTask(sb *v1alpha1.BatchSandbox, index, try int) (taskexecutor.Task, *problem) {
+	spec := sb.Spec.TaskTemplate.Spec
+	if index < len(sb.Spec.ShardTaskPatches) {
+		patched, err := patchTask(sb.Spec.TaskTemplate, sb.Spec.ShardTaskPatches[index].Raw)
+		if err != nil {
+			return taskexecutor.Task{}, taskProblem("spec.shardTaskPatches[%d] %v", index, err)
+		}
+		spec = patched.Spec
+	}
+	task := taskexecutor.Task{Name: taskName(sb.UID, index, try), Process: taskexecutor.Process{
+		Command:    spec.Process.Command,
+		Args:       spec.Process.Args,
+		WorkingDir: spec.Process.WorkingDir,
+	}}
+	if spec.TimeoutSeconds != nil {
+		task.Process.TimeoutSeconds = *spec.TimeoutSeconds
+	}
+	for _, env := range spec.Process.Env {
+		if env.ValueFrom != nil {
+			return taskexecutor.Task{}, taskProblem(
+				"the task of index %d takes %s from somewhere else: give it a value, or put it into the environment of the sandbox container", index, env.Name)
+		}
+		task.Process.Env = append(task.Process.Env, taskexecutor.EnvVar{Name: env.Name, Value: env.Value})
+	}
+	if err := taskexecutor.ValidateSet([]taskexecutor.Task{task}); err != nil {
+		return taskexecutor.Task{}, taskProblem("the task of index %d can't be run: %v", index, err)
+	}
+	return task, nil
+}
+
+func taskProblem(format string, args ...any) *problem {
+	return &problem{v1alpha1.ConditionReady, v1alpha1.ReasonInvalidTask, fmt.Sprintf(format, args...)}
+}
+
+// patchTask applies a strategic merge patch to a task template. The error completes a sentence that begins with the
+// patch.
+func patchTask(template *v1alpha1.TaskTemplate, patch []byte) (*v1alpha1.TaskTemplate, error) {
+	original, err := json.Marshal(template)
+	if err != nil {
+		return nil, fmt.Errorf("can't be applied: %w", err)
+	}
+	merged, err := strategicpatch.StrategicMergePatch(original, patch, v1alpha1.TaskTemplate{})
+	if err != nil {
+		return nil, fmt.Errorf("is no strategic merge patch of a task: %w", err)
+	}
+	patched := &v1alpha1.TaskTemplate{}
+	if err := json.Unmarshal(merged, patched); err != nil {
+		return nil, fmt.Errorf("makes something that is no task: %w", err)
+	}
+	return patched, nil
+}
+
+// taskName identifies a run: batch UID, index and try. An executor never runs a name twice.
+func taskName(uid types.UID, index, try int) string {
+	return string(uid) + "-" + strconv.Itoa(index) + "-" + strconv.Itoa(try)
+}
+
+// tryOf is the number of the current try of an index, from 1.
+func tryOf(status *v1alpha1.BatchSandboxStatus, index int) int {
+	for _, t := range status.TaskTries {
+		if int(t.Index) == index {
+			return 1 + int(t.Failed+t.Lost)
+		}
+	}
+	return 1
+}
+
+// mergeEnds joins the ends that the status has with those that executors reported since.
+func mergeEnds(sb *v1alpha1.BatchSandbox, states map[int]taskState) map[int]taskEnd {
+	ends := map[int]taskEnd{}
+	// A list in the status that can't be read was not written by a controller; its indexes count as not ended.
+	completed, _ := indexset.Parse(sb.Status.CompletedIndexes) //nolint:errcheck // see above
+	failed, _ := indexset.Parse(sb.Status.FailedIndexes)       //nolint:errcheck // see above
+	for _, index := range completed {
+		ends[index] = taskEnd{ok: true, recorded: true}
+	}
+	for _, index := range failed {
+		ends[index] = taskEnd{recorded: true}
+	}
+	for i := range sb.Status.FailedTasks {
+		f := &sb.Status.FailedTasks[i]
+		if end, ok := ends[int(f.Index)]; ok && !end.ok {
+			end.failed = f
+			ends[int(f.Index)] = end
+		}
+	}
+	for index, state := range states {
+		if _, known := ends[index]; known || state.phase != taskEnded {
+			continue
+		}
+		ends[index] = endOf(index, state)
+	}
+	return ends
+}
+
+func endOf(index int, state taskState) taskEnd {
+	t := state.end
+	if t.Reason == taskexecutor.ReasonCompleted || (t.Reason == "" && t.ExitCode == 0) {
+		return taskEnd{ok: true}
+	}
+	failed := &v1alpha1.FailedTask{
+		Index:   int32(index), //nolint:gosec // an index is below replicas, an int32
+		Reason:  t.Reason,
+		Message: t.Message,
+		Tries:   int32(state.try), //nolint:gosec // bounded by backoffLimit, an int32
+		Output:  t.Output,
+	}
+	if failed.Reason == "" {
+		failed.Reason = v1alpha1.TaskReasonNonZeroExit
+	}
+	return taskEnd{failed: withExit(failed, t)}
+}
+
+// sortedIndexes are the keys of a map of indexes, in order.
+func sortedIndexes[V any](m map[int]V) []int { return slices.Sorted(maps.Keys(m)) }
+
+// withExit adds how the process ended, where somebody saw it.
+func withExit(f *v1alpha1.FailedTask, t *taskexecutor.Terminated) *v1alpha1.FailedTask {
+	f.Signal = t.Signal
+	if t.ExitCode >= 0 && t.Reason != taskexecutor.ReasonStartError {
+		f.ExitCode = &t.ExitCode
+	}
+	return f
+}

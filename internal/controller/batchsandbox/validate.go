@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package batchsandbox
+
+import (
+	"fmt"
+
+	"opensandbox.io/controller/api/v1alpha1"
+)
+
+// annotationBudget is the size in bytes up to which alloc-status and endpoints together may grow. Kubernetes allows
+// 256 KiB for all annotations of an object; the rest is the user's.
+const annotationBudget = 200 << 10
+
+// podSuffixLength is what a pool adds to its name for the name of a pod.
+const podSuffixLength = 6
+
+// validate finds the mistakes that a schema would refuse, for API servers that can't, and those that a schema can't
+// express. Nil means that there is none.
+func validate(sb *v1alpha1.BatchSandbox) *problem {
+	spec := &sb.Spec
+	allocated := func(reason, format string, args ...any) *problem {
+		return &problem{v1alpha1.ConditionAllocated, reason, fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case len(sb.Name) > v1alpha1.MaxNameLength:
+		return allocated(v1alpha1.ReasonNameTooLong, "metadata.name has %d characters, at most %d are allowed: make a batch with a shorter name",
+			len(sb.Name), v1alpha1.MaxNameLength)
+	case spec.Replicas != nil && *spec.Replicas < 0:
+		return allocated(v1alpha1.ReasonInvalidSpec, "spec.replicas is %d: set it to 0 or more", *spec.Replicas)
+	case spec.MinAvailable != nil && *spec.MinAvailable < 0:
+		return allocated(v1alpha1.ReasonInvalidSpec, "spec.minAvailable is %d: set it to 0 or more", *spec.MinAvailable)
+	case spec.PoolRef == "" && (spec.Template == nil || len(spec.Template.Raw) == 0):
+		return allocated(v1alpha1.ReasonNoTemplate, "spec has neither poolRef nor template: set one of them")
+	case spec.TaskTemplate == nil && len(spec.ShardTaskPatches) > 0:
+		return &problem{v1alpha1.ConditionReady, v1alpha1.ReasonInvalidTask, "spec.shardTaskPatches needs spec.taskTemplate: make a batch with one"}
+	}
+	if fits := replicasThatFit(sb); spec.PoolRef != "" && spec.Replicas != nil && int(*spec.Replicas) > fits {
+		return allocated(v1alpha1.ReasonTooManyReplicas, "spec.replicas is %d, but only %d sandboxes of pool %s fit into one batch: use several batches",
+			*spec.Replicas, fits, spec.PoolRef)
+	}
+	return nil
+}
+
+// replicasThatFit is the number of entries of alloc-status and endpoints that fit into annotationBudget, each a quoted
+// string and a comma.
+func replicasThatFit(sb *v1alpha1.BatchSandbox) int {
+	const quotes = 2 * len(`"",`)
+	return annotationBudget / (len(sb.Spec.PoolRef) + podSuffixLength + maxIPv4Length + quotes)
+}
+
+// maxIPv4Length is the length of the longest IPv4 address.
+const maxIPv4Length = 15

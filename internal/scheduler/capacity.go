@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scheduler
+
+import (
+	"fmt"
+
+	"opensandbox.io/controller/api/v1alpha1"
+)
+
+// Limit names the bound that keeps a pool from the size it needs; it is the reason of the condition that says so.
+type Limit string
+
+const (
+	// LimitNone: nothing limits the pool, or it has the size it needs.
+	LimitNone Limit = v1alpha1.ReasonUnlimited
+
+	// LimitPoolMax: no more pods fit under poolMax.
+	LimitPoolMax Limit = v1alpha1.ReasonPoolMaxReached
+
+	// LimitStarting: as many pods start as may start at once.
+	LimitStarting Limit = v1alpha1.ReasonStartingLimit
+)
+
+// Limits are the bounds of one decision beside the capacity spec.
+type Limits struct {
+	// Target is the buffer that the claims of the near future need (claim rate x start time), in pods. It is
+	// clamped to the band of the spec; 0 means that nothing is predicted.
+	Target int
+
+	// MaxStarting is the greatest number of pods that may start at once. Negative: no limit.
+	MaxStarting int
+
+	// MaxCreate is the greatest number of pods created by this decision. Negative: no limit.
+	MaxCreate int
+
+	// MaxDelete is the greatest number of pods deleted by this decision. Negative: no limit.
+	MaxDelete int
+}
+
+// CapacityPlan is what to do about the size of a pool. At most one of Create and Delete is not 0.
+type CapacityPlan struct {
+	// Create is the number of pods to make now.
+	Create int
+
+	// Delete is the number of unheld pods to delete now.
+	Delete int
+
+	// Partial says that MaxCreate or MaxDelete cut the decision, and that there is more to do.
+	Partial bool
+
+	// Limited is the bound that leaves the buffer below bufferMin or the pool below poolMin.
+	Limited Limit
+
+	// Reason says in one line why pods are created or deleted; "" if none are.
+	Reason string
+}
+
+// Buffer is what would be left unheld once the queue is served. It is negative while more is waited for than is
+// idle or starting.
+func (c Counts) Buffer() int { return c.Idle + c.Starting - c.Waiting }
+
+// PlanCapacity decides how many pods a pool makes or deletes.
+//
+//	target = clamp(max(midpoint(bufferMin, bufferMax), predicted), bufferMin, bufferMax)
+//	buffer = idle + starting - waiting
+//	total  = idle + starting + held + unusable
+//
+// The first row that matches decides:
+//
+//	| buffer      | total     | result                                                                   |
+//	| -           | > poolMax | delete total - poolMax, or buffer - bufferMax if that is more            |
+//	| -           | < poolMin | create poolMin - total, or target - buffer if that is more and buffer low |
+//	| < bufferMin | -         | create target - buffer                                                   |
+//	| > bufferMax | -         | delete buffer - bufferMax, but not below poolMin                         |
+//	| in the band | -         | nothing                                                                  |
+//
+// Only unheld pods are deleted. No create takes total + terminating above poolMax, nor starting above
+// MaxStarting. Pods that start count as supply, so the same demand never creates twice; what one decision leaves
+// undone for a bound the next one does. A spec whose minimum exceeds its maximum is bounded by the maximum.
+func PlanCapacity(spec v1alpha1.CapacitySpec, n Counts, l Limits) CapacityPlan {
+	surplus, why := surplusOf(spec, n)
+	if surplus > 0 {
+		plan := CapacityPlan{Delete: surplus, Limited: LimitNone}
+		if l.MaxDelete >= 0 && surplus > l.MaxDelete {
+			plan.Delete, plan.Partial = l.MaxDelete, true
+		}
+		if plan.Delete > 0 {
+			plan.Reason = fmt.Sprintf("delete %s: %s", pods(plan.Delete), why)
+		}
+		return plan
+	}
+	need, why := needOf(spec, n, l.Target)
+	return growth(spec, n, l, need, why)
+}
+
+// surplusOf is the number of unheld pods that are too many, and why.
+func surplusOf(spec v1alpha1.CapacitySpec, n Counts) (int, string) {
+	buffer, bufferMax := n.Buffer(), int(spec.BufferMax)
+	total, poolMin, poolMax := n.Total(), int(spec.PoolMin), int(spec.PoolMax)
+	surplus, why := 0, ""
+	if over := min(buffer-bufferMax, total-poolMin); over > 0 {
+		surplus, why = over, fmt.Sprintf("buffer %d is above bufferMax %d", buffer, bufferMax)
+	}
+	if over := total - poolMax; over > surplus {
+		surplus, why = over, fmt.Sprintf("total %d is above poolMax %d", total, poolMax)
+	}
+	return min(surplus, n.Idle+n.Starting), why
+}
+
+// needOf is the number of pods that are missing, whatever the bounds, and why.
+func needOf(spec v1alpha1.CapacitySpec, n Counts, predicted int) (int, string) {
+	bufferMin, bufferMax := int(spec.BufferMin), int(spec.BufferMax)
+	need, why := 0, ""
+	if buffer := n.Buffer(); buffer < bufferMin {
+		target := max(bufferMin, min(max((bufferMin+bufferMax)/2, predicted), bufferMax))
+		need, why = target-buffer, fmt.Sprintf("buffer %d is below bufferMin %d, target is %d", buffer, bufferMin, target)
+	}
+	if missing := int(spec.PoolMin) - n.Total(); missing > need {
+		need, why = missing, fmt.Sprintf("total %d is below poolMin %d", n.Total(), spec.PoolMin)
+	}
+	return need, why
+}
+
+// growth cuts what is needed to what the bounds permit.
+func growth(spec v1alpha1.CapacitySpec, n Counts, l Limits, need int, why string) CapacityPlan {
+	plan := CapacityPlan{Limited: LimitNone}
+	if need <= 0 {
+		return plan
+	}
+	room := max(0, int(spec.PoolMax)-n.Total()-n.Terminating)
+	bound, limit := room, LimitPoolMax
+	if l.MaxStarting >= 0 {
+		if starting := max(0, l.MaxStarting-n.Starting); starting < bound {
+			bound, limit = starting, LimitStarting
+		}
+	}
+	fits := min(need, bound)
+	if n.Buffer()+fits < int(spec.BufferMin) || n.Total()+fits < int(spec.PoolMin) {
+		plan.Limited = limit
+	}
+	plan.Create = fits
+	if l.MaxCreate >= 0 && fits > l.MaxCreate {
+		plan.Create, plan.Partial = l.MaxCreate, true
+	}
+	if plan.Create > 0 {
+		plan.Reason = fmt.Sprintf("create %s: %s%s", pods(plan.Create), why, limitedBy(plan.Limited, spec, l))
+	}
+	return plan
+}
+
+func limitedBy(limit Limit, spec v1alpha1.CapacitySpec, l Limits) string {
+	switch limit {
+	case LimitPoolMax:
+		return fmt.Sprintf(", limited by poolMax %d", spec.PoolMax)
+	case LimitStarting:
+		return fmt.Sprintf(", limited to %d starting at once", l.MaxStarting)
+	default:
+		return ""
+	}
+}
+
+func pods(n int) string {
+	if n == 1 {
+		return "1 pod"
+	}
+	return fmt.Sprintf("%d pods", n)
+}
