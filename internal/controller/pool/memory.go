@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pool
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/internal/scheduler"
+)
+
+const (
+	// firstWait and longestWait bound the exponential back-off after failures.
+	firstWait   = time.Second
+	longestWait = 5 * time.Minute
+
+	// provenAfter is how long a pod must stay Ready before its template counts as working again.
+	provenAfter = time.Minute
+
+	// quietAfter is how long after the last wait for pods that ended the whole thing is forgotten, if no pod was
+	// needed since.
+	quietAfter = 2 * longestWait
+
+	// scanFirst and scanLast bound the time between two looks at starting pods; it doubles from one to the other.
+	scanFirst = time.Second
+	scanLast  = 10 * time.Second
+
+	// seenWithin is how long the news of a created pod may take before the API server is asked about it.
+	seenWithin = 30 * time.Second
+)
+
+// backoff counts failures in a row and says when to try again.
+type backoff struct {
+	failures int
+	until    time.Time
+}
+
+// fail notes a failure. Those that come in while the wait is on belong to the same try.
+func (b *backoff) fail(now time.Time) {
+	if now.Before(b.until) {
+		return
+	}
+	wait := longestWait
+	if b.failures < 16 { // 1 s doubled 16 times is far beyond the longest wait
+		wait = min(longestWait, firstWait<<b.failures)
+	}
+	b.failures++
+	b.until = now.Add(wait)
+}
+
+func (b *backoff) failing() bool { return b.failures > 0 }
+
+func (b *backoff) at(now time.Time) hold {
+	return hold{failing: b.failing(), wait: max(0, b.until.Sub(now))}
+}
+
+// expectation is a pod whose create was sent and that the cache doesn't show yet.
+type expectation struct {
+	askAt time.Time // when to ask the API server about it
+}
+
+// memory is what is remembered of one pool from one reconcile to the next. All of it may be lost: a new process
+// starts without and learns it again. Reconciles of one pool don't overlap, so it needs no lock.
+type memory struct {
+	uid        types.UID
+	generation int64
+
+	// written is the pool as the last write returned it, until the cache shows it or something newer.
+	written *v1alpha1.Pool
+
+	// statusAt is when the status was last written.
+	statusAt time.Time
+
+	// scaleReason is the last decision that did something, until it stands in the status.
+	scaleReason string
+
+	// creates waits after the API server refused pods; refused is why.
+	creates backoff
+	refused *problem
+
+	// endings waits after pods ended soon after their start; ended is how. probe is the name of the first pod made
+	// since: when it has stayed Ready, the endings are over.
+	endings backoff
+	ended   *problem
+	probe   string
+
+	// provenAt is when the probe will have stayed Ready for long enough; zero while it isn't Ready.
+	provenAt time.Time
+
+	// deletes waits after pods could not be deleted.
+	deletes backoff
+
+	// failing is what the last look at starting pods found; the next is at scanAt.
+	failing   *problem
+	scanAt    time.Time
+	scanEvery time.Duration
+
+	expected map[string]expectation
+}
+
+// newest returns the pool from the cache, or what the last write returned while the cache is behind.
+func (m *memory) newest(pool *v1alpha1.Pool) *v1alpha1.Pool {
+	if m.written != nil && scheduler.OlderVersion(pool.ResourceVersion, m.written.ResourceVersion) {
+		pool = m.written.DeepCopy()
+	} else {
+		m.written = nil
+	}
+	if pool.Generation != m.generation {
+		m.edited(pool.Generation)
+	}
+	return pool
+}
+
+// edited forgets the failures of an older spec: the next try may be at once.
+func (m *memory) edited(generation int64) {
+	m.generation = generation
+	m.creates, m.refused = backoff{}, nil
+	m.forgetEndings()
+	m.deletes = backoff{}
+	m.scanAt, m.scanEvery = time.Time{}, 0
+}
+
+func (m *memory) podEnded(pod *corev1.Pod, now time.Time) {
+	m.endings.fail(now)
+	ended := endingOf(pod)
+	m.ended = &ended
+	if m.probe == pod.Name {
+		m.probe, m.provenAt = "", time.Time{}
+	}
+}
+
+// forgetEndings says that the template counts as working.
+func (m *memory) forgetEndings() {
+	m.endings, m.ended, m.probe, m.provenAt = backoff{}, nil, "", time.Time{}
+}
+
+// observeProbe ends the wait for a working template when the probe has stayed Ready. A probe that is gone is
+// replaced by the next pod made.
+func (m *memory) observeProbe(probe *corev1.Pod, now time.Time) {
+	m.provenAt = time.Time{}
+	if probe == nil {
+		if _, onItsWay := m.expected[m.probe]; !onItsWay {
+			m.probe = ""
+		}
+		return
+	}
+	for i := range probe.Status.Conditions {
+		c := &probe.Status.Conditions[i]
+		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+			m.provenAt = c.LastTransitionTime.Add(provenAfter)
+		}
+	}
+	if !m.provenAt.IsZero() && !now.Before(m.provenAt) {
+		m.forgetEndings()
+	}
+}
+
+// scanned notes what a look at starting pods found and plans the next; without starting pods there is none.
+func (m *memory) scanned(now time.Time, failing *problem, starting bool) {
+	changed := (failing == nil) != (m.failing == nil)
+	m.failing = failing
+	switch {
+	case !starting:
+		m.scanAt, m.scanEvery = time.Time{}, 0
+		return
+	case changed || m.scanEvery == 0:
+		m.scanEvery = scanFirst
+	default:
+		m.scanEvery = min(scanLast, 2*m.scanEvery)
+	}
+	m.scanAt = now.Add(m.scanEvery)
+}
+
+// remember takes over what an apply did.
+func (m *memory) remember(obs observed, plan scheduler.CapacityPlan, done applied) {
+	if (done.created > 0 && plan.Create > 0) || (done.deleted > 0 && plan.Delete > 0) {
+		m.scaleReason = plan.Reason
+	}
+	switch {
+	case done.deleteFailed:
+		m.deletes.fail(obs.now)
+	case obs.deletes.wait == 0:
+		m.deletes = backoff{}
+	}
+	m.rememberCreates(obs, plan, done)
+}
+
+func (m *memory) rememberCreates(obs observed, plan scheduler.CapacityPlan, done applied) {
+	wanted := plan.Create > 0 || (plan.Partial && plan.Delete == 0)
+	if done.created > 0 || !wanted {
+		m.creates, m.refused = backoff{}, nil
+	}
+	if done.createFailed || done.refused != nil {
+		m.creates.fail(obs.now)
+	}
+	if done.refused != nil {
+		m.refused = done.refused
+	}
+	if m.endings.failing() && m.probe == "" && len(done.names) > 0 {
+		m.probe = done.names[0]
+	}
+}
+
+// view is the part of the memory that the status tells of.
+func (m *memory) view() view {
+	v := view{refused: m.refused, trouble: m.refused, scaleReason: m.scaleReason}
+	if v.trouble == nil {
+		v.trouble = m.ended
+	}
+	if v.trouble == nil {
+		v.trouble = m.failing
+	}
+	return v
+}
+
+// view is the part of the memory that the status tells.
+type view struct {
+	refused     *problem // the API server refuses the pods
+	trouble     *problem // what keeps pods from becoming ready, refused included
+	scaleReason string
+}
+
+// wait is when something is due that no event will tell of; 0 for never.
+func (m *memory) wait(obs observed, plan scheduler.CapacityPlan) time.Duration {
+	waits := []time.Duration{m.deletes.at(obs.now).wait}
+	if plan.Create > 0 || plan.Partial {
+		waits = append(waits, m.creates.at(obs.now).wait, m.endings.at(obs.now).wait)
+	}
+	if plan.Partial && plan.Delete > 0 {
+		waits = append(waits, statusPace)
+	}
+	if m.endings.failing() {
+		waits = append(waits, m.provenAt.Sub(obs.now), m.endings.until.Add(quietAfter).Sub(obs.now))
+	}
+	if obs.counts.Starting > 0 && !m.scanAt.IsZero() {
+		waits = append(waits, m.scanAt.Sub(obs.now))
+	}
+	for _, e := range m.expected {
+		waits = append(waits, max(firstWait, e.askAt.Sub(obs.now)))
+	}
+	return soonest(waits...)
+}
+
+// soonest is the smallest of the waits that are not 0; 0 if all are.
+func soonest(waits ...time.Duration) time.Duration {
+	first := time.Duration(0)
+	for _, w := range waits {
+		if w > 0 && (first == 0 || w < first) {
+			first = w
+		}
+	}
+	return first
+}
+
+// due are the expected pods the API server must be asked about, by name.
+func (m *memory) due(now time.Time) []string {
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(m.expected)) {
+		if !now.Before(m.expected[name].askAt) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// memories has the memory of every pool. It is safe for concurrent use.
+type memories struct {
+	mu     sync.Mutex
+	byPool map[types.NamespacedName]*memory
+}
+
+func newMemories() *memories { return &memories{byPool: map[types.NamespacedName]*memory{}} }
+
+// of returns the memory of a pool; a pool made anew under an old name has a new one.
+func (m *memories) of(pool *v1alpha1.Pool) *memory {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := client.ObjectKeyFromObject(pool)
+	mem, ok := m.byPool[key]
+	if !ok || mem.uid != pool.UID {
+		mem = &memory{uid: pool.UID, generation: pool.Generation, expected: map[string]expectation{}}
+		m.byPool[key] = mem
+	}
+	return mem
+}
+
+func (m *memories) forget(pool types.NamespacedName) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.byPool, pool)
+}
