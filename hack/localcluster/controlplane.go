@@ -34,8 +34,10 @@ type controlPlane struct {
 	advertise netip.Addr // how others reach it
 	// endpoint tells whether the Service "kubernetes" gets the advertised address; a loopback one is not allowed there.
 	endpoint bool
+	server   string // where the host reaches the API server
 }
 
+// url is where the cluster's own parts reach the API server.
 func (p *controlPlane) url() string {
 	return "https://" + netip.AddrPortFrom(p.advertise, uint16(p.ports.apiserver)).String()
 }
@@ -171,13 +173,17 @@ func kubeconfigFor(server string, ca, cert, key []byte) object {
 }
 
 func (p *controlPlane) writeKubeconfig(path, identity string) error {
+	return p.writeKubeconfigAt(p.url(), path, identity)
+}
+
+func (p *controlPlane) writeKubeconfigAt(server, path, identity string) error {
 	ca, err1 := os.ReadFile(p.cert("ca"))
 	cert, err2 := os.ReadFile(p.cert(identity))
 	key, err3 := os.ReadFile(p.key(identity))
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
-	return writeYAML(path, kubeconfigFor(p.url(), ca, cert, key))
+	return writeYAML(path, kubeconfigFor(server, ca, cert, key))
 }
 
 func (p *controlPlane) writeConfigs() error {
@@ -186,7 +192,7 @@ func (p *controlPlane) writeConfigs() error {
 		writeYAML(p.config("scheduler.yaml"), schedulerConfig(p.config("scheduler.kubeconfig"))),
 		p.writeKubeconfig(p.config("controller-manager.kubeconfig"), "controller-manager"),
 		p.writeKubeconfig(p.config("scheduler.kubeconfig"), "scheduler"),
-		p.writeKubeconfig(p.kubeconfig(), "admin"),
+		p.writeKubeconfigAt(p.server, p.kubeconfig(), "admin"),
 	)
 }
 

@@ -135,8 +135,11 @@ func takenSlots(dir string) ([]int, error) {
 }
 
 func slotIsFree(a addresses, kind string, local []net.Addr) bool {
-	if kind == kindKwok {
-		return portsFree(a)
+	if !portsFree(a) {
+		return false
+	}
+	if kind != kindNode {
+		return true
 	}
 	for _, addr := range local {
 		p, err := netip.ParsePrefix(addr.String())

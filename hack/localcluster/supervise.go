@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -41,10 +43,18 @@ type bind struct {
 	To   string `json:"to"`
 }
 
+// forward leads connections to a port of the host's loopback into the node's network namespace. The listening socket is
+// inherited: a socket stays in the namespace it was made in.
+type forward struct {
+	FD int    `json:"fd"`
+	To string `json:"to"`
+}
+
 type request struct {
-	Isolate []bind `json:"isolate,omitempty"` // set up the namespaces; must come first where it comes at all
-	Start   *part  `json:"start,omitempty"`
-	Commit  bool   `json:"commit,omitempty"`
+	Isolate []bind   `json:"isolate,omitempty"` // set up the namespaces; must come first where it comes at all
+	Forward *forward `json:"forward,omitempty"`
+	Start   *part    `json:"start,omitempty"`
+	Commit  bool     `json:"commit,omitempty"`
 }
 
 type report struct {
@@ -64,6 +74,7 @@ func runSupervise(ctx context.Context, args []string) error {
 	// before the supervisor does.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	unix.CloseOnExec(controlFD)
 	control := os.NewFile(controlFD, "control")
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, syscall.SIGCHLD)
@@ -113,6 +124,8 @@ func (s *supervisor) handle(req request) error {
 	switch {
 	case req.Isolate != nil:
 		return isolate(req.Isolate)
+	case req.Forward != nil:
+		return req.Forward.serve()
 	case req.Start != nil:
 		return s.start(req.Start)
 	case req.Commit:
@@ -207,6 +220,51 @@ func isolate(binds []bind) error {
 	return nil
 }
 
+// serve accepts connections for as long as the supervisor lives.
+func (f *forward) serve() error {
+	unix.CloseOnExec(f.FD)
+	file := os.NewFile(uintptr(f.FD), "listener")
+	listener, err := net.FileListener(file)
+	if err := errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("listen for %s: %w", f.To, err)
+	}
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				fmt.Fprintf(os.Stderr, "accept for %s: %v\n", f.To, err)
+				return
+			}
+			go join(conn, f.To)
+		}
+	}()
+	return nil
+}
+
+// join copies both ways until both are done, and passes on each end of a direction.
+func join(outer net.Conn, to string) {
+	defer outer.Close() //nolint:errcheck // all that could be sent has been
+	inner, err := net.Dial("tcp", to)
+	if err != nil {
+		return // the other side sees its connection end, as with a port that nobody listens at
+	}
+	defer inner.Close() //nolint:errcheck // as above
+	back := make(chan struct{})
+	go func() {
+		defer close(back)
+		oneWay(outer, inner)
+	}()
+	oneWay(inner, outer)
+	<-back
+}
+
+func oneWay(to, from net.Conn) {
+	_, _ = io.Copy(to, from) // an error ends this direction like the end of the data
+	if half, ok := to.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite() // the connection may be gone by now
+	}
+}
+
 // crew is `up`'s end of the conversation with a supervisor.
 type crew struct {
 	cluster *cluster
@@ -219,7 +277,8 @@ type crew struct {
 
 // hire starts a supervisor; with isolated, in namespaces of its own. The program is copied first: `go run` removes its
 // own binary.
-func (c *cluster) hire(isolated bool) (*crew, error) {
+// Listeners are handed on as the descriptors after the control socket's.
+func (c *cluster) hire(isolated bool, listeners []*os.File) (*crew, error) {
 	self := c.path("localcluster")
 	if err := copySelf(self); err != nil {
 		return nil, fmt.Errorf("copy this program: %w", err)
@@ -237,7 +296,7 @@ func (c *cluster) hire(isolated bool) (*crew, error) {
 	cmd.Dir = "/"
 	cmd.Env = append(os.Environ(), markerEnv+"="+c.dir())
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.ExtraFiles = append([]*os.File{theirs}, listeners...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if isolated {
 		cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET

@@ -152,6 +152,7 @@ func (b *bringer) kwok(ctx context.Context) error {
 	loopback := netip.MustParseAddr("127.0.0.1")
 	addr := addresses{b.state.Slot}
 	plane := &controlPlane{cluster: b.cluster, assets: b.assets, ports: kwokPorts(addr), bind: loopback, advertise: loopback}
+	plane.server = fmt.Sprintf("https://127.0.0.1:%d", plane.ports.apiserver)
 	hosts := []string{"127.0.0.1", "localhost"}
 	if err := b.writeCerts(hosts, "kwok", nil); err != nil {
 		return err
@@ -179,11 +180,11 @@ func (b *bringer) kwok(ctx context.Context) error {
 	if err := b.wait(ctx, what, func() bool { return b.api.nodesReady(ctx, b.options.nodes) }); err != nil {
 		return err
 	}
-	return b.commit(ctx, plane)
+	return b.commit(ctx)
 }
 
-func (b *bringer) hireCrew(isolated bool) error {
-	crew, err := b.hire(isolated)
+func (b *bringer) hireCrew(isolated bool, listeners ...*os.File) error {
+	crew, err := b.hire(isolated, listeners)
 	if err != nil {
 		return err
 	}
@@ -194,7 +195,7 @@ func (b *bringer) hireCrew(isolated bool) error {
 
 // controlPlane starts etcd and the API server and, when that answers, the rest.
 func (b *bringer) controlPlane(ctx context.Context, plane *controlPlane) error {
-	api, err := b.client(plane.url())
+	api, err := b.client(plane.server)
 	if err != nil {
 		return err
 	}
@@ -209,7 +210,7 @@ func (b *bringer) controlPlane(ctx context.Context, plane *controlPlane) error {
 }
 
 // commit waits for what every user of a cluster relies on and then lets the cluster live on without this command.
-func (b *bringer) commit(ctx context.Context, plane *controlPlane) error {
+func (b *bringer) commit(ctx context.Context) error {
 	err := b.wait(ctx, "waiting for the control plane", func() bool {
 		code, err := b.api.do(ctx, http.MethodGet, "/api/v1/namespaces/default/serviceaccounts/default", nil, nil)
 		return err == nil && code == http.StatusOK && b.api.ok(ctx, "/readyz")
@@ -250,11 +251,7 @@ func (c *cluster) healthy(ctx context.Context, st *state) bool {
 	if !st.alive() {
 		return false
 	}
-	base := fmt.Sprintf("https://127.0.0.1:%d", kwokPorts(addresses{st.Slot}).apiserver)
-	if st.Kind == kindNode {
-		base = "https://" + netip.AddrPortFrom(addresses{st.Slot}.node(), uint16(nodePorts.apiserver)).String()
-	}
-	api, err := c.client(base)
+	api, err := c.client(fmt.Sprintf("https://127.0.0.1:%d", addresses{st.Slot}.port(0)))
 	if err != nil {
 		return false
 	}
