@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scheduler
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"opensandbox.io/controller/api/v1alpha1"
+)
+
+// noLimits leaves the decision to the capacity spec.
+var noLimits = Limits{MaxStarting: -1, MaxCreate: -1, MaxDelete: -1}
+
+func spec(bufferMin, bufferMax, poolMin, poolMax int32) v1alpha1.CapacitySpec {
+	return v1alpha1.CapacitySpec{BufferMin: bufferMin, BufferMax: bufferMax, PoolMin: poolMin, PoolMax: poolMax}
+}
+
+func TestPlanCapacity(t *testing.T) {
+	with := func(change func(*Limits)) Limits {
+		l := noLimits
+		change(&l)
+		return l
+	}
+	tests := map[string]struct {
+		spec   v1alpha1.CapacitySpec
+		counts Counts
+		limits Limits
+		want   CapacityPlan
+	}{
+		"an empty pool is filled to the middle of the band": {
+			spec: spec(2, 6, 0, 10), limits: noLimits,
+			want: CapacityPlan{Create: 4, Limited: LimitNone, Reason: "create 4 pods: buffer 0 is below bufferMin 2, target is 4"},
+		},
+		"a buffer inside the band is left alone": {
+			spec: spec(2, 6, 0, 10), counts: Counts{Idle: 2}, limits: noLimits,
+			want: CapacityPlan{Limited: LimitNone},
+		},
+		"pods that start count as supply": {
+			spec: spec(2, 6, 0, 10), counts: Counts{Starting: 4}, limits: noLimits,
+			want: CapacityPlan{Limited: LimitNone},
+		},
+		"what batches wait for is made on top of the buffer": {
+			spec: spec(2, 2, 0, 20), counts: Counts{Held: 3, Waiting: 5}, limits: noLimits,
+			want: CapacityPlan{Create: 7, Limited: LimitNone, Reason: "create 7 pods: buffer -5 is below bufferMin 2, target is 2"},
+		},
+		"held and unusable pods are no buffer": {
+			spec: spec(1, 1, 0, 20), counts: Counts{Held: 4, Unusable: 2}, limits: noLimits,
+			want: CapacityPlan{Create: 1, Limited: LimitNone, Reason: "create 1 pod: buffer 0 is below bufferMin 1, target is 1"},
+		},
+		"a prediction above the middle raises the target": {
+			spec: spec(2, 6, 0, 10), limits: with(func(l *Limits) { l.Target = 5 }),
+			want: CapacityPlan{Create: 5, Limited: LimitNone, Reason: "create 5 pods: buffer 0 is below bufferMin 2, target is 5"},
+		},
+		"a prediction above the band is cut to bufferMax": {
+			spec: spec(2, 6, 0, 10), limits: with(func(l *Limits) { l.Target = 50 }),
+			want: CapacityPlan{Create: 6, Limited: LimitNone, Reason: "create 6 pods: buffer 0 is below bufferMin 2, target is 6"},
+		},
+		"poolMin is reached even where the buffer is full": {
+			spec: spec(0, 1, 5, 10), counts: Counts{Idle: 2}, limits: noLimits,
+			want: CapacityPlan{Create: 3, Limited: LimitNone, Reason: "create 3 pods: total 2 is below poolMin 5"},
+		},
+		"poolMax cuts a create and says so": {
+			spec: spec(4, 4, 0, 5), counts: Counts{Held: 3}, limits: noLimits,
+			want: CapacityPlan{
+				Create: 2, Limited: LimitPoolMax,
+				Reason: "create 2 pods: buffer 0 is below bufferMin 4, target is 4, limited by poolMax 5",
+			},
+		},
+		"pods that are going still take room under poolMax": {
+			spec: spec(2, 2, 0, 3), counts: Counts{Held: 1, Terminating: 2}, limits: noLimits,
+			want: CapacityPlan{Limited: LimitPoolMax},
+		},
+		"poolMax that leaves bufferMin but not the target is no limit worth telling": {
+			spec: spec(1, 5, 0, 2), limits: noLimits,
+			want: CapacityPlan{Create: 2, Limited: LimitNone, Reason: "create 2 pods: buffer 0 is below bufferMin 1, target is 3"},
+		},
+		"as many pods as may start at once do": {
+			spec: spec(8, 8, 0, 10), counts: Counts{Starting: 1}, limits: with(func(l *Limits) { l.MaxStarting = 3 }),
+			want: CapacityPlan{
+				Create: 2, Limited: LimitStarting,
+				Reason: "create 2 pods: buffer 1 is below bufferMin 8, target is 8, limited to 3 starting at once",
+			},
+		},
+		"more pods start than may after the limit was lowered: none is made": {
+			spec: spec(8, 8, 0, 10), counts: Counts{Starting: 4}, limits: with(func(l *Limits) { l.MaxStarting = 3 }),
+			want: CapacityPlan{Limited: LimitStarting},
+		},
+		"a burst is cut, and there is more to do": {
+			spec: spec(8, 8, 0, 10), limits: with(func(l *Limits) { l.MaxCreate = 3 }),
+			want: CapacityPlan{
+				Create: 3, Partial: true, Limited: LimitNone, Reason: "create 3 pods: buffer 0 is below bufferMin 8, target is 8",
+			},
+		},
+		"a burst of none says that something is needed": {
+			spec: spec(1, 1, 0, 10), limits: with(func(l *Limits) { l.MaxCreate = 0 }),
+			want: CapacityPlan{Partial: true, Limited: LimitNone},
+		},
+		"a buffer above its maximum is cut to it": {
+			spec: spec(1, 3, 0, 10), counts: Counts{Idle: 4, Starting: 1, Held: 2}, limits: noLimits,
+			want: CapacityPlan{Delete: 2, Limited: LimitNone, Reason: "delete 2 pods: buffer 5 is above bufferMax 3"},
+		},
+		"idle pods that batches wait for are no surplus": {
+			spec: spec(1, 3, 0, 10), counts: Counts{Idle: 5, Waiting: 3}, limits: noLimits,
+			want: CapacityPlan{Limited: LimitNone},
+		},
+		"poolMin keeps pods that the buffer doesn't need": {
+			spec: spec(0, 1, 4, 10), counts: Counts{Idle: 6}, limits: noLimits,
+			want: CapacityPlan{Delete: 2, Limited: LimitNone, Reason: "delete 2 pods: buffer 6 is above bufferMax 1"},
+		},
+		"a lowered poolMax deletes idle pods even inside the band": {
+			spec: spec(2, 5, 0, 6), counts: Counts{Idle: 3, Held: 5}, limits: noLimits,
+			want: CapacityPlan{Delete: 2, Limited: LimitNone, Reason: "delete 2 pods: total 8 is above poolMax 6"},
+		},
+		"a poolMax below what is held deletes no held pod": {
+			spec: spec(0, 5, 0, 2), counts: Counts{Idle: 1, Held: 5}, limits: noLimits,
+			want: CapacityPlan{Delete: 1, Limited: LimitNone, Reason: "delete 1 pod: total 6 is above poolMax 2"},
+		},
+		"a large delete is cut, and there is more to do": {
+			spec: spec(0, 0, 0, 20), counts: Counts{Idle: 9}, limits: with(func(l *Limits) { l.MaxDelete = 4 }),
+			want: CapacityPlan{Delete: 4, Partial: true, Limited: LimitNone, Reason: "delete 4 pods: buffer 9 is above bufferMax 0"},
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, PlanCapacity(tt.spec, tt.counts, tt.limits)); diff != "" {
+				t.Errorf("plan (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func drawSpec(t *rapid.T) v1alpha1.CapacitySpec {
+	size := rapid.Int32Range(0, 40)
+	bufferMin, poolMin := size.Draw(t, "bufferMin"), size.Draw(t, "poolMin")
+	return spec(bufferMin, bufferMin+size.Draw(t, "bufferSpan"), poolMin, poolMin+size.Draw(t, "poolSpan"))
+}
+
+func drawCounts(t *rapid.T) Counts {
+	n := rapid.IntRange(0, 50)
+	return Counts{
+		Idle: n.Draw(t, "idle"), Starting: n.Draw(t, "starting"), Held: n.Draw(t, "held"),
+		Unusable: n.Draw(t, "unusable"), Terminating: n.Draw(t, "terminating"), Waiting: n.Draw(t, "waiting"),
+	}
+}
+
+func drawLimits(t *rapid.T) Limits {
+	n := rapid.IntRange(-1, 30)
+	return Limits{
+		Target: rapid.IntRange(0, 100).Draw(t, "target"), MaxStarting: n.Draw(t, "maxStarting"),
+		MaxCreate: n.Draw(t, "maxCreate"), MaxDelete: n.Draw(t, "maxDelete"),
+	}
+}
+
+// brokenRule names the first invariant that a plan breaks; "" if it keeps them all.
+func brokenRule(c v1alpha1.CapacitySpec, n Counts, l Limits, p CapacityPlan) string {
+	poolMin, poolMax, bufferMax := int(c.PoolMin), int(c.PoolMax), int(c.BufferMax)
+	switch {
+	case p.Create < 0 || p.Delete < 0:
+		return "negative numbers"
+	case p.Create > 0 && p.Delete > 0:
+		return "creates and deletes at once"
+	case p.Create > 0 && n.Total()+n.Terminating+p.Create > poolMax:
+		return "creates above poolMax"
+	case p.Create > 0 && l.MaxStarting >= 0 && n.Starting+p.Create > l.MaxStarting:
+		return "starts more than may start"
+	case l.MaxCreate >= 0 && p.Create > l.MaxCreate, l.MaxDelete >= 0 && p.Delete > l.MaxDelete:
+		return "more than the burst"
+	case p.Create > 0 && n.Buffer() >= int(c.BufferMin) && n.Total() >= poolMin:
+		return "creates what nothing needs"
+	case p.Create > 0 && n.Buffer()+p.Create > bufferMax && n.Total()+p.Create > poolMin:
+		return "creates above the band"
+	case p.Delete > n.Idle+n.Starting:
+		return "deletes held pods"
+	case p.Delete > 0 && n.Buffer() <= bufferMax && n.Total() <= poolMax:
+		return "deletes what is not too much"
+	case p.Delete > 0 && n.Total()-p.Delete < poolMin:
+		return "deletes below poolMin"
+	case p.Delete > 0 && n.Buffer()-p.Delete < bufferMax && n.Total()-p.Delete < poolMax:
+		return "deletes more than is too much"
+	case (p.Create > 0 || p.Delete > 0) != (p.Reason != ""):
+		return "a reason without a deed, or a deed without a reason"
+	default:
+		return ""
+	}
+}
+
+func TestPlanCapacityKeepsItsRules(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c, n, l := drawSpec(t), drawCounts(t), drawLimits(t)
+		plan := PlanCapacity(c, n, l)
+		if broken := brokenRule(c, n, l, plan); broken != "" {
+			t.Fatalf("%s: %+v of %+v in %+v with %+v", broken, plan, n, c, l)
+		}
+	})
+}
+
+// step lets the world do what it does: pods start, batches are served, deleted pods go.
+func step(n *Counts, plan CapacityPlan) {
+	fromStarting := min(plan.Delete, n.Starting)
+	n.Starting -= fromStarting
+	n.Idle -= plan.Delete - fromStarting
+	n.Idle += n.Starting
+	n.Starting = plan.Create
+	n.Terminating = plan.Delete
+	served := min(n.Idle, n.Waiting)
+	n.Idle, n.Held, n.Waiting = n.Idle-served, n.Held+served, n.Waiting-served
+}
+
+func TestPlanCapacitySettlesInsideTheBand(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c, n, l := drawSpec(t), drawCounts(t), drawLimits(t)
+		n.Unusable = 0
+		for _, most := range []*int{&l.MaxStarting, &l.MaxCreate, &l.MaxDelete} {
+			if *most == 0 {
+				*most = 1 // a pool that may do nothing settles nowhere
+			}
+		}
+		const most = 500
+		quiet := 0
+		for range most {
+			plan := PlanCapacity(c, n, l)
+			if plan.Create == 0 && plan.Delete == 0 {
+				quiet++
+			} else {
+				quiet = 0
+			}
+			step(&n, plan)
+			if quiet > 2 {
+				break
+			}
+		}
+		if quiet <= 2 {
+			t.Fatalf("still creates or deletes after %d steps: %+v in %+v", most, n, c)
+		}
+		full := n.Total() >= int(c.PoolMax)
+		if n.Buffer() < int(c.BufferMin) && !full {
+			t.Fatalf("settled with too small a buffer: %+v in %+v", n, c)
+		}
+		if n.Buffer() > int(c.BufferMax) && n.Total() > int(c.PoolMin) {
+			t.Fatalf("settled with too large a buffer: %+v in %+v", n, c)
+		}
+		if n.Total() < int(c.PoolMin) {
+			t.Fatalf("settled below poolMin: %+v in %+v", n, c)
+		}
+	})
+}
+
+func FuzzPlanCapacity(f *testing.F) {
+	f.Add(int32(1), int32(3), int32(0), int32(10), 0, 0, 0, 0, 0, -1)
+	f.Add(int32(2147483647), int32(2147483647), int32(0), int32(2147483647), 3, 1, 2, 4, 7, 5)
+	f.Fuzz(func(t *testing.T, bufferMin, bufferMax, poolMin, poolMax int32, idle, starting, held, terminating, waiting, most int) {
+		for _, n := range []int{int(bufferMin), int(poolMin), idle, starting, held, terminating, waiting} {
+			if n < 0 || n > 1<<31 {
+				t.Skip("counts are not negative and fit an API object")
+			}
+		}
+		c := spec(bufferMin, max(bufferMin, bufferMax), poolMin, max(poolMin, poolMax))
+		n := Counts{Idle: idle, Starting: starting, Held: held, Terminating: terminating, Waiting: waiting}
+		l := Limits{MaxStarting: most, MaxCreate: most, MaxDelete: most}
+		if broken := brokenRule(c, n, l, PlanCapacity(c, n, l)); broken != "" {
+			t.Fatalf("%s: %+v in %+v with %+v", broken, n, c, l)
+		}
+	})
+}
+
+func ExamplePlanCapacity() {
+	plan := PlanCapacity(spec(2, 4, 0, 10), Counts{Idle: 1, Held: 5}, noLimits)
+	fmt.Println(plan.Reason)
+	// Output: create 2 pods: buffer 1 is below bufferMin 2, target is 3
+}
