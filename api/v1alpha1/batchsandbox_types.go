@@ -36,7 +36,7 @@ const (
 // BatchSandboxSpec says how many identical sandboxes are wanted, where from, for how long, and what to run
 // in each.
 //
-// +kubebuilder:validation:XValidation:rule="(has(self.poolRef) ? self.poolRef : ”) == (has(oldSelf.poolRef) ? oldSelf.poolRef : ”)",message="poolRef is immutable"
+// +kubebuilder:validation:XValidation:rule="(has(self.poolRef) ? self.poolRef : \"\") == (has(oldSelf.poolRef) ? oldSelf.poolRef : \"\")",message="poolRef is immutable"
 // +kubebuilder:validation:XValidation:rule="has(self.taskTemplate) == has(oldSelf.taskTemplate) && (!has(self.taskTemplate) || self.taskTemplate == oldSelf.taskTemplate)",message="taskTemplate is immutable"
 // +kubebuilder:validation:XValidation:rule="has(self.shardTaskPatches) == has(oldSelf.shardTaskPatches) && (!has(self.shardTaskPatches) || self.shardTaskPatches == oldSelf.shardTaskPatches)",message="shardTaskPatches is immutable"
 type BatchSandboxSpec struct {
@@ -182,34 +182,42 @@ type BatchSandboxStatus struct {
 
 	// replicas is the number of pods held.
 	// +optional
+	// +kubebuilder:default=0
 	Replicas int32 `json:"replicas"`
 
 	// allocated is the number of held pods that are bound to a node or have an IP.
 	// +optional
+	// +kubebuilder:default=0
 	Allocated int32 `json:"allocated"`
 
 	// ready is the number of held pods that are Ready.
 	// +optional
+	// +kubebuilder:default=0
 	Ready int32 `json:"ready"`
 
 	// taskRunning is the number of tasks that run.
 	// +optional
+	// +kubebuilder:default=0
 	TaskRunning int32 `json:"taskRunning"`
 
 	// taskSucceed is the number of tasks that ended with exit code 0.
 	// +optional
+	// +kubebuilder:default=0
 	TaskSucceed int32 `json:"taskSucceed"`
 
 	// taskFailed is the number of tasks that ended otherwise.
 	// +optional
+	// +kubebuilder:default=0
 	TaskFailed int32 `json:"taskFailed"`
 
 	// taskPending is the number of tasks that wait for their sandbox or their start.
 	// +optional
+	// +kubebuilder:default=0
 	TaskPending int32 `json:"taskPending"`
 
 	// taskUnknown is the number of tasks whose task-executor can't be reached.
 	// +optional
+	// +kubebuilder:default=0
 	TaskUnknown int32 `json:"taskUnknown"`
 
 	// selector is the label selector of the batch's pods, as a string.

@@ -118,26 +118,32 @@ type PoolStatus struct {
 
 	// total is the number of pods of the pool: idle, starting, held and unusable ones.
 	// +optional
+	// +kubebuilder:default=0
 	Total int32 `json:"total"`
 
 	// allocated is the number of pods that batches hold.
 	// +optional
+	// +kubebuilder:default=0
 	Allocated int32 `json:"allocated"`
 
 	// available is the number of pods that are Ready and that no batch holds.
 	// +optional
+	// +kubebuilder:default=0
 	Available int32 `json:"available"`
 
 	// updated is the number of pods of the current revision.
 	// +optional
+	// +kubebuilder:default=0
 	Updated int32 `json:"updated"`
 
 	// starting is the number of pods that are not Ready yet, those being recycled included.
 	// +optional
+	// +kubebuilder:default=0
 	Starting int32 `json:"starting"`
 
 	// waiting is the number of sandboxes that batches wait for.
 	// +optional
+	// +kubebuilder:default=0
 	Waiting int32 `json:"waiting"`
 
 	// lastScaleReason is the last decision about the size, in words.

@@ -102,13 +102,10 @@ func setup(mgr ctrl.Manager, o Options, ledger *scheduler.Ledger, runner *batchs
 	if err := batches.SetupWithManager(mgr, wakeBatches, o.Concurrency); err != nil {
 		return fmt.Errorf("set up the batch controller: %w", err)
 	}
-	pools, err := pool.New(pool.Options{
+	pools := pool.New(pool.Options{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
-		Registry: metrics.Registry, Ledger: ledger, Ready: ready,
+		Ledger: ledger, Ready: ready,
 	})
-	if err != nil {
-		return fmt.Errorf("make the pool controller: %w", err)
-	}
 	if err := pools.SetupWithManager(mgr, wakePools, o.Concurrency); err != nil {
 		return fmt.Errorf("set up the pool controller: %w", err)
 	}

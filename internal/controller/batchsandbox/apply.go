@@ -123,8 +123,7 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, releas
 	for _, index := range drop {
 		obs.sandboxes[index] = sandbox{}
 	}
-	err := r.writeAllocation(ctx, obs, m, allocationOf(obs.sandboxes))
-	if err != nil {
+	if err := r.writeAllocation(ctx, obs, m, allocationOf(obs.sandboxes, obs.replicas())); err != nil {
 		return err
 	}
 	r.ledger.Release(name, drop)
@@ -174,9 +173,12 @@ type allocation struct {
 	pods, ips []string
 }
 
-// allocationOf lists the pods and addresses of the sandboxes by index. A lost sandbox keeps its pod until the pod is
-// gone, but has no address any more.
-func allocationOf(sandboxes []sandbox) allocation {
+// allocationOf lists the pods and addresses of the sandboxes by index, one entry per replica and more while higher ones
+// are held. A lost sandbox keeps its pod until the pod is gone, but has no address any more.
+func allocationOf(sandboxes []sandbox, replicas int) allocation {
+	for len(sandboxes) > replicas && sandboxes[len(sandboxes)-1].podName == "" {
+		sandboxes = sandboxes[:len(sandboxes)-1]
+	}
 	a := allocation{pods: make([]string, len(sandboxes)), ips: make([]string, len(sandboxes))}
 	for i, s := range sandboxes {
 		a.pods[i] = s.podName
@@ -298,7 +300,7 @@ func (r *Reconciler) makePods(ctx context.Context, obs *observed, p plan, m *mem
 
 // writeEndpoints tells the addresses, at once when all are known and at most every 250 ms before.
 func (r *Reconciler) writeEndpoints(ctx context.Context, obs *observed, m *memory, out *outcome) error {
-	a := allocationOf(obs.sandboxes)
+	a := allocationOf(obs.sandboxes, obs.replicas())
 	complete := true
 	for i, ip := range a.ips {
 		complete = complete && (ip != "" || !obs.wanted(i))

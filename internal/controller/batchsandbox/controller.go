@@ -87,6 +87,8 @@ type Reconciler struct {
 type memory struct {
 	// written is the resourceVersion of our last write. A cache behind it shows the past.
 	written string
+	// letGo is the batch whose pods are given back: a cache that still shows its finalizers shows the past.
+	letGo types.UID
 	// lastDelivery is when addresses were written last.
 	lastDelivery time.Time
 	// countedLost are the lost sandboxes whose try is counted.
