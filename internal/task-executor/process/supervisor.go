@@ -77,8 +77,8 @@ type Process struct {
 // Ended delivers the end of the main process, once.
 func (p *Process) Ended() <-chan unix.WaitStatus { return p.ended }
 
-// Start executes a command. It returns when the command has been executed; an error says why it has not been, and
-// then no process is left.
+// Start executes a command. It returns when the command has been executed; an error says why it has not been. A process
+// that comes with an error is one that may be left, for the caller to End.
 func (s *Supervisor) Start(ctx context.Context, in StartInput) (*Process, error) {
 	in.Spec.Env = append(slices.Clone(in.Spec.Env), MarkerEnv+"="+in.Marker)
 	spec, err := enter.File(in.Spec)
@@ -98,14 +98,10 @@ func (s *Supervisor) Start(ctx context.Context, in StartInput) (*Process, error)
 	if err == nil {
 		err = s.awaitExecution(ctx, report)
 	}
-	if err == nil {
-		p.StartedAt = s.clock.Now()
-		return p, nil
-	}
 	if p != nil {
-		err = errors.Join(err, p.End(context.WithoutCancel(ctx), 0))
+		p.StartedAt = s.clock.Now()
 	}
-	return nil, err
+	return p, err
 }
 
 // fork starts the process that becomes the command, and tracks it.

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/utils/clock"
+
+	"opensandbox.io/controller/internal/task-executor/process"
+	"opensandbox.io/controller/internal/task-executor/procfs"
+	"opensandbox.io/controller/internal/task-executor/sandbox"
+	"opensandbox.io/controller/internal/task-executor/server"
+	"opensandbox.io/controller/internal/task-executor/store"
+	"opensandbox.io/controller/internal/task-executor/task"
+)
+
+const (
+	// stopGrace is the time between SIGTERM and SIGKILL for a task's tree.
+	stopGrace = 10 * time.Second
+	// closeTimeout bounds the end of all tasks when the executor ends; a pod has 30 s by default.
+	closeTimeout = 20 * time.Second
+	// requestGrace is the time open requests have after that.
+	requestGrace = 3 * time.Second
+	// sweepTimeout bounds the end of what an earlier executor has left.
+	sweepTimeout = 30 * time.Second
+	// outputBytes bounds each of the two files that keep a task's output.
+	outputBytes = 1 << 20
+)
+
+// run serves until ctx is done, and then ends all tasks.
+func run(ctx context.Context, opts Options) (err error) {
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: opts.LogLevel}))
+	// A closed stdout must not end the executor; ignoring the signal would make tasks ignore it.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
+
+	records, err := store.Open(opts.DataDir, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, records.Close()) }()
+
+	stopReaper, reaper, err := startReaper(ctx, log)
+	if err != nil {
+		return err
+	}
+	defer stopReaper()
+
+	tasks, err := newManager(ctx, opts, parts{log: log, records: records, reaper: reaper})
+	if err != nil {
+		return err
+	}
+	if err := restore(ctx, tasks); err != nil {
+		return errors.Join(err, closeTasks(ctx, tasks))
+	}
+	return serve(ctx, opts, tasks, log)
+}
+
+// startReaper starts the reaper; it must run until every task is gone, also after ctx is done.
+func startReaper(ctx context.Context, log *slog.Logger) (stop func(), reaper *process.Reaper, err error) {
+	reaper, err = process.NewReaper(log)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	running.Go(func() { reaper.Run(ctx) })
+	return func() {
+		cancel()
+		running.Wait()
+	}, reaper, nil
+}
+
+type parts struct {
+	log     *slog.Logger
+	records *store.Store
+	reaper  *process.Reaper
+}
+
+func newManager(ctx context.Context, opts Options, p parts) (*task.Manager, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, fmt.Errorf("read the machine's boot id: %w", err)
+	}
+	fs := procfs.New("/proc")
+	finder := sandbox.Finder{FS: fs, Self: os.Getpid(), Mode: opts.Mode, MainContainer: opts.MainContainer}
+	return task.New(ctx, task.Deps{
+		Supervisor:  process.NewSupervisor(fs, p.reaper, clock.RealClock{}, p.log),
+		Store:       p.records,
+		FS:          fs,
+		Find:        finder.Find,
+		Lines:       newLineWriter(os.Stdout).write,
+		Clock:       clock.RealClock{},
+		Log:         p.log,
+		Boot:        strings.TrimSpace(string(boot)),
+		Grace:       stopGrace,
+		OutputBytes: outputBytes,
+	}), nil
+}
+
+func restore(ctx context.Context, tasks *task.Manager) error {
+	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
+	defer cancel()
+	return tasks.Restore(ctx)
+}
+
+// serve answers requests until ctx is done; they are still answered while the tasks are being ended.
+func serve(ctx context.Context, opts Options, tasks *task.Manager, log *slog.Logger) error {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", opts.ListenAddr)
+	if err != nil {
+		return errors.Join(err, closeTasks(ctx, tasks))
+	}
+	log.Info("serving", "address", l.Addr().String())
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	srv := server.NewServer(serving, server.NewHandler(tasks, log), log)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(serving, srv, l, requestGrace) }()
+
+	select {
+	case err := <-served: // the listener broke
+		return errors.Join(err, closeTasks(ctx, tasks))
+	case <-ctx.Done():
+	}
+	log.Info("stopping")
+	err = closeTasks(ctx, tasks)
+	stopServing()
+	return errors.Join(err, <-served)
+}
+
+func closeTasks(ctx context.Context, tasks *task.Manager) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	return tasks.Close(ctx)
+}
+
+// lineWriter writes lines of many tasks to one place, each line whole.
+type lineWriter struct {
+	mu  sync.Mutex
+	out io.Writer
+}
+
+func newLineWriter(out io.Writer) *lineWriter { return &lineWriter{out: out} }
+
+// write writes one line with the task and the stream it comes from. A line that can't be written is dropped: it is in
+// the task's file.
+func (w *lineWriter) write(task, stream string, line []byte) {
+	buf := make([]byte, 0, len(task)+len(stream)+len(line)+16)
+	buf = append(buf, "task="...)
+	buf = append(buf, task...)
+	buf = append(buf, " stream="...)
+	buf = append(buf, stream...)
+	buf = append(buf, " | "...)
+	buf = append(buf, line...)
+	buf = append(buf, '\n')
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, _ = w.out.Write(buf) // see above
+}
