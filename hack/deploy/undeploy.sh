@@ -37,8 +37,25 @@ delete_all() {
 	fi
 }
 
+# pods_gone waits until the sandboxes' pods are gone. The garbage collector deletes them by their owner, and can't any more
+# once the owner's definition is gone.
+pods_gone() {
+	local label left deadline=$((SECONDS + 180))
+	for label in batch-sandbox.sandbox.opensandbox.io/name sandbox.opensandbox.io/pool-name; do
+		while left=$("$kubectl" get pods --all-namespaces -l "$label" -o name) || exit 1; [ -n "$left" ]; do
+			if [ $SECONDS -ge $deadline ]; then
+				"$kubectl" get pods --all-namespaces -l "$label" >&2
+				echo "these pods of sandboxes are not gone after 3m: look why they don't end, then run make $what again" >&2
+				exit 1
+			fi
+			sleep 1
+		done
+	done
+}
+
 delete_all batchsandboxes # before the pools: they hold the pools' sandboxes
 delete_all pools
+pods_gone
 
 remove() {
 	mkdir -p bin/deploy
