@@ -64,7 +64,11 @@ type report struct {
 	Status string `json:"status,omitempty"`
 }
 
-const controlFD = 3
+const (
+	controlFD = 3
+	// diedSuffix, after the name of a part's log, is a file that tells a later `up` that the part has ended.
+	diedSuffix = ".died"
+)
 
 func runSupervise(ctx context.Context, args []string) error {
 	if len(args) > 0 {
@@ -79,7 +83,7 @@ func runSupervise(ctx context.Context, args []string) error {
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, syscall.SIGCHLD)
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
-	s := &supervisor{names: map[int]string{}, out: json.NewEncoder(control)}
+	s := &supervisor{parts: map[int]*part{}, out: json.NewEncoder(control)}
 	requests := make(chan request)
 	go readRequests(control, requests)
 	for {
@@ -115,7 +119,7 @@ func readRequests(control *os.File, requests chan<- request) {
 }
 
 type supervisor struct {
-	names     map[int]string // parts by PID
+	parts     map[int]*part // by PID
 	out       *json.Encoder
 	committed bool
 }
@@ -168,7 +172,7 @@ func (s *supervisor) start(p *part) (err error) {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", p.Name, err)
 	}
-	s.names[pid] = p.Name
+	s.parts[pid] = p
 	return err
 }
 
@@ -183,17 +187,20 @@ func (s *supervisor) reap() {
 		if err != nil || pid <= 0 {
 			return
 		}
-		name, ok := s.names[pid]
+		p, ok := s.parts[pid]
 		if !ok {
 			continue
 		}
-		delete(s.names, pid)
+		delete(s.parts, pid)
 		text := fmt.Sprintf("exit code %d", status.ExitStatus())
 		if status.Signaled() {
 			text = "killed by " + status.Signal().String()
 		}
-		fmt.Fprintf(os.Stderr, "%s ended: %s\n", name, text)
-		s.tell(report{Exited: name, Status: text})
+		fmt.Fprintf(os.Stderr, "%s ended: %s\n", p.Name, text)
+		if err := os.WriteFile(p.Log+diedSuffix, []byte(text+"\n"), 0o644); err != nil {
+			fmt.Fprintf(os.Stderr, "note that for the next \"up\": %v\n", err)
+		}
+		s.tell(report{Exited: p.Name, Status: text})
 	}
 }
 

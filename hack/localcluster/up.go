@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -69,6 +70,9 @@ func runUp(ctx context.Context, args []string) error {
 		return cl.upKind(ctx, p)
 	}
 	if err := cl.bringUp(ctx, o, p); err != nil {
+		if ctx.Err() != nil {
+			err = errors.New("interrupted")
+		}
 		return errors.Join(err, cl.afterFailure(ctx, p))
 	}
 	p.say("cluster %q is up: export KUBECONFIG=%s", cl.name, cl.kubeconfig())
@@ -248,7 +252,8 @@ func (c *cluster) healthy(ctx context.Context, st *state) bool {
 	if st.Kind == kindKind {
 		return c.kindHealthy(ctx)
 	}
-	if !st.alive() {
+	died, err := filepath.Glob(c.path("logs", "*"+diedSuffix))
+	if err != nil || len(died) > 0 || !st.alive() {
 		return false
 	}
 	api, err := c.client(fmt.Sprintf("https://127.0.0.1:%d", addresses{st.Slot}.port(0)))
