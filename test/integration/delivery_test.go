@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"opensandbox.io/controller/api/v1alpha1"
+)
+
+// A delivery from a warm pool costs the controller two writes, whatever its size: one patch of the batch and one of its
+// status. They are counted by the API server.
+func TestPooledDeliveryCostsTwoWrites(t *testing.T) {
+	s := newSpace(t)
+	s.startController("")
+	s.create(makePool("warm", 61, 61, 0, 200))
+	s.idle("warm", 61)
+	for _, n := range []int32{1, 10, 50} {
+		name := fmt.Sprintf("take-%d", n)
+		s.create(makeBatch(name, "warm", n))
+		sb := s.delivered(name, int(n))
+		mustListEveryIndex(t, sb, int(n))
+		var got []string
+		for _, w := range s.writes() {
+			if w.ObjectRef.Resource == "batchsandboxes" && w.ObjectRef.Name == name {
+				got = append(got, w.String())
+			}
+			if w.ObjectRef.Resource == "pods" && w.Verb == "patch" {
+				t.Errorf("a pod was written before delivery: %s", w)
+			}
+		}
+		want := []string{
+			fmt.Sprintf("patch batchsandboxes/%s/ 200", name),
+			fmt.Sprintf("patch batchsandboxes/%s/status 200", name),
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("writes for %d sandboxes (-want +got):\n%s", n, diff)
+		}
+	}
+}
+
+// mustListEveryIndex checks that both lists have one entry per index, and that no pod stands twice.
+func mustListEveryIndex(t *testing.T, sb *v1alpha1.BatchSandbox, n int) {
+	t.Helper()
+	pods, ips := listsOf(t, sb)
+	if len(pods) != n || len(ips) != n {
+		t.Fatalf("%s: %d pods and %d endpoints, want %d", sb.Name, len(pods), len(ips), n)
+	}
+	seen := map[string]bool{}
+	for i := range pods {
+		if pods[i] == "" || ips[i] == "" || seen[pods[i]] {
+			t.Errorf("%s: index %d has pod %q and endpoint %q; empty or twice", sb.Name, i, pods[i], ips[i])
+		}
+		seen[pods[i]] = true
+	}
+}
+
+// listsOf reads the two annotations of a batch as a client would.
+func listsOf(t *testing.T, sb *v1alpha1.BatchSandbox) (pods, ips []string) {
+	t.Helper()
+	var status struct {
+		Pods []string `json:"pods"`
+	}
+	if err := json.Unmarshal([]byte(sb.Annotations[v1alpha1.AllocStatusAnnotation]), &status); err != nil {
+		t.Fatalf("%s: alloc-status: %v", sb.Name, err)
+	}
+	if err := json.Unmarshal([]byte(sb.Annotations[v1alpha1.EndpointsAnnotation]), &ips); err != nil {
+		t.Fatalf("%s: endpoints: %v", sb.Name, err)
+	}
+	return status.Pods, ips
+}
