@@ -158,6 +158,7 @@ func drawLimits(t *rapid.T) Limits {
 // brokenRule names the first invariant that a plan breaks; "" if it keeps them all.
 func brokenRule(c v1alpha1.CapacitySpec, n Counts, l Limits, p CapacityPlan) string {
 	poolMin, poolMax, bufferMax := int(c.PoolMin), int(c.PoolMax), int(c.BufferMax)
+	buffer := n.Idle + n.Starting - n.Waiting
 	switch {
 	case p.Create < 0 || p.Delete < 0:
 		return "negative numbers"
@@ -169,17 +170,17 @@ func brokenRule(c v1alpha1.CapacitySpec, n Counts, l Limits, p CapacityPlan) str
 		return "starts more than may start"
 	case l.MaxCreate >= 0 && p.Create > l.MaxCreate, l.MaxDelete >= 0 && p.Delete > l.MaxDelete:
 		return "more than the burst"
-	case p.Create > 0 && n.Buffer() >= int(c.BufferMin) && n.Total() >= poolMin:
+	case p.Create > 0 && buffer >= int(c.BufferMin) && n.Total() >= poolMin:
 		return "creates what nothing needs"
-	case p.Create > 0 && n.Buffer()+p.Create > bufferMax && n.Total()+p.Create > poolMin:
+	case p.Create > 0 && buffer+p.Create > bufferMax && n.Total()+p.Create > poolMin:
 		return "creates above the band"
 	case p.Delete > n.Idle+n.Starting:
 		return "deletes held pods"
-	case p.Delete > 0 && n.Buffer() <= bufferMax && n.Total() <= poolMax:
+	case p.Delete > 0 && buffer <= bufferMax && n.Total() <= poolMax:
 		return "deletes what is not too much"
 	case p.Delete > 0 && n.Total()-p.Delete < poolMin:
 		return "deletes below poolMin"
-	case p.Delete > 0 && n.Buffer()-p.Delete < bufferMax && n.Total()-p.Delete < poolMax:
+	case p.Delete > 0 && buffer-p.Delete < bufferMax && n.Total()-p.Delete < poolMax:
 		return "deletes more than is too much"
 	case (p.Create > 0 || p.Delete > 0) != (p.Reason != ""):
 		return "a reason without a deed, or a deed without a reason"
