@@ -32,13 +32,13 @@ func (p *Process) End(ctx context.Context, grace time.Duration) error {
 	return s.kill(ctx, func(ctx context.Context) ([]procfs.Stat, error) { return s.look(ctx, p.marker) })
 }
 
-// terminate asks every member to end, those that are started meanwhile too, and reports whether all are gone in time.
+// terminate asks every member to end, once, and reports whether all are gone in time. Those that are started later are
+// left alone: they are how a program that was asked to end cleans up.
 func (p *Process) terminate(ctx context.Context, grace time.Duration) (bool, error) {
 	s := p.supervisor
 	deadline := s.clock.NewTimer(grace)
 	defer deadline.Stop()
-	asked := map[procfs.ID]bool{}
-	for {
+	for first := true; ; first = false {
 		reaped := s.reaper.Reaped() // before looking, so that no news is missed
 		left, err := s.look(ctx, p.marker)
 		if err != nil {
@@ -47,15 +47,10 @@ func (p *Process) terminate(ctx context.Context, grace time.Duration) (bool, err
 		if len(left) == 0 {
 			return true, nil
 		}
-		var errs []error
-		for _, m := range left {
-			if !asked[m.ID] {
-				asked[m.ID] = true
-				errs = append(errs, send(s.fs, m.ID, unix.SIGTERM), send(s.fs, m.ID, unix.SIGCONT))
+		if first {
+			if err := sendAll(s.fs, left, unix.SIGTERM, unix.SIGCONT); err != nil {
+				s.log.Warn("could not ask every process of a task to end", "err", err)
 			}
-		}
-		if err := errors.Join(errs...); err != nil {
-			s.log.Warn("could not ask every process of a task to end", "err", err)
 		}
 		again := s.clock.NewTimer(lookAgain)
 		select {

@@ -69,9 +69,13 @@ func NewHandler(tasks Tasks, log *slog.Logger) http.Handler {
 		{http.MethodGet, "/health", a.health},
 	}
 	mux := http.NewServeMux()
+	paths := map[string]bool{}
 	for _, route := range routes {
 		mux.Handle(route.method+" "+route.path, a.handle(route.handle))
-		mux.Handle(route.path, a.handle(fail(errNotAllowed)))
+		if !paths[route.path] {
+			paths[route.path] = true
+			mux.Handle(route.path, a.handle(fail(errNotAllowed)))
+		}
 	}
 	mux.Handle("/", a.handle(fail(errNoRoute)))
 	return mux
