@@ -87,6 +87,28 @@ func TestKillSparesALaterProcessWithTheSamePID(t *testing.T) {
 	}
 }
 
+// A killed process stays as a zombie until its parent looks; `down` must not wait for that.
+func TestAZombieIsNotAlive(t *testing.T) {
+	cmd := exec.Command("sleep", "300")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := identify(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !p.alive() {
+		t.Error("the process is said to be dead, but lives")
+	}
+	if err := p.kill(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the zombie counts as dead", func() bool { return !p.alive() })
+	if err := cmd.Wait(); err == nil {
+		t.Error("the process was not killed")
+	}
+}
+
 func TestEndAllFindsStragglersOfItsClusterOnly(t *testing.T) {
 	dir := t.TempDir()
 	_, mineDone := sleeper(t, markerEnv+"="+dir)
