@@ -91,8 +91,8 @@ func TestLockIsHeldByOneAtATime(t *testing.T) {
 		t.Fatal("the second one did not wait")
 	}
 	select {
-	case <-taken:
-		t.Fatal("two hold the lock")
+	case err := <-taken:
+		t.Fatalf("the second one did not wait for the lock to be dropped (error: %v)", err)
 	default:
 	}
 	unlock()

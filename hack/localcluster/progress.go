@@ -32,7 +32,7 @@ func (p *progress) say(format string, args ...any) {
 func (p *progress) step(what string, fn func() error) error {
 	p.say("%s", what)
 	began := time.Now()
-	ctx, cancel := context.WithCancel(context.Background())
+	over := make(chan struct{})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -42,13 +42,13 @@ func (p *progress) step(what string, fn func() error) error {
 			select {
 			case <-ticker.C:
 				p.say("still at it: %s (%s)", what, time.Since(began).Round(time.Second))
-			case <-ctx.Done():
+			case <-over:
 				return
 			}
 		}
 	}()
 	err := fn()
-	cancel()
+	close(over)
 	<-done
 	if took := time.Since(began); err == nil && took > 2*time.Second {
 		p.say("done: %s (%s)", what, took.Round(100*time.Millisecond))

@@ -54,23 +54,16 @@ func (r rootfs) program(name, source string) error {
 	return nil
 }
 
-// layer returns the tar archive. Parent folders that nobody made are added, as root's.
+// layer returns the tar archive, with all parent folders.
 func (r rootfs) layer() ([]byte, error) {
-	all := maps.Clone(r)
-	for name := range r {
-		for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
-			if _, ok := all[dir]; !ok {
-				all[dir] = entry{kind: tar.TypeDir, mode: 0o755}
-			}
-		}
-	}
+	all := r.withParents()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	// Two rounds: a hard link must come after the file it names, which may be later in the order.
 	for _, links := range []bool{false, true} {
 		for _, name := range slices.Sorted(maps.Keys(all)) {
 			e := all[name]
-			if (e.kind == tar.TypeLink) != links || name == "" {
+			if (e.kind == tar.TypeLink) != links {
 				continue
 			}
 			if err := e.write(w, name); err != nil {
@@ -80,6 +73,19 @@ func (r rootfs) layer() ([]byte, error) {
 	}
 	err := w.Close()
 	return buf.Bytes(), err
+}
+
+// withParents adds the parent folders that nobody made, as root's.
+func (r rootfs) withParents() rootfs {
+	all := maps.Clone(r)
+	for name := range r {
+		for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+			if _, ok := all[dir]; !ok {
+				all[dir] = entry{kind: tar.TypeDir, mode: 0o755}
+			}
+		}
+	}
+	return all
 }
 
 func (e entry) write(w *tar.Writer, name string) error {

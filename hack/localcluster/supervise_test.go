@@ -80,9 +80,16 @@ func TestPartsStayAfterCommitUntilEndAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.close()
-	time.Sleep(200 * time.Millisecond) // time enough to end, were it to
-	if n := markedCount(t, c); n != 2 {
-		t.Fatalf("%d processes after commit, want 2", n)
+	deadline := time.After(200 * time.Millisecond) // time enough to end, were it to
+	for over := false; !over; {
+		select {
+		case <-deadline:
+			over = true
+		default:
+			if n := markedCount(t, c); n != 2 {
+				t.Fatalf("%d processes after commit, want 2", n)
+			}
+		}
 	}
 	if err := endAll(t.Context(), w.process, c.dir()); err != nil {
 		t.Fatal(err)
