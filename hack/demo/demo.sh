@@ -34,6 +34,11 @@ fail() {
 			kubectl "${namespaced[@]}" describe pools,batchsandboxes || true
 			echo "--- events"
 			kubectl get events -A --sort-by=.lastTimestamp | tail -n 30 || true
+			echo "--- logs of pods that are not ready"
+			kubectl "${namespaced[@]}" get pods --no-headers | awk '{split($2, n, "/"); if (n[1] != n[2]) print $1}' | head -n 3 |
+				while read -r pod; do
+					kubectl "${namespaced[@]}" logs "$pod" --all-containers --prefix --tail=20 || true
+				done
 			echo "--- controller"
 			kubectl -n opensandbox-system describe pods | tail -n 30 || true
 			kubectl -n opensandbox-system logs deployment/opensandbox-controller-manager --tail=60 || true
@@ -107,14 +112,12 @@ begin "build the controller and the task-executor"
 "$make" --no-print-directory build
 
 begin "put their images into the cluster's registry"
-localcluster push --name="$name" --bin="$PWD/bin" --controller-image="$controller_image" --task-executor-image="$executor_image"
+pushed=$(localcluster push --name="$name" --bin="$PWD/bin" --controller-image="$controller_image" --task-executor-image="$executor_image")
+# By digest the controller rolls out whenever its content changed. kind has no registry, hence no digest.
+by_digest=$(sed -n 's/^IMG=//p' <<<"$pushed")
 
 begin "install the definitions and deploy the controller"
-policy=Always # the tag stays the same when the content changes
-if [ "$cluster" = kind ]; then
-	policy=IfNotPresent # loaded into the node; there is no registry to ask
-fi
-"$make" --no-print-directory install deploy KUBECTL=kubectl IMG="$controller_image" TASK_EXECUTOR_IMG="$executor_image" IMAGE_PULL_POLICY="$policy"
+"$make" --no-print-directory install deploy KUBECTL=kubectl IMG="${by_digest:-$controller_image}" TASK_EXECUTOR_IMG="$executor_image"
 show kubectl -n opensandbox-system rollout status deployment/opensandbox-controller-manager --timeout="${patience}s"
 kubectl "${namespaced[@]}" delete --ignore-not-found --timeout="${patience}s" \
 	-f config/samples/basic-batch.yaml -f config/samples/pooled-batch.yaml -f config/samples/task-batch.yaml

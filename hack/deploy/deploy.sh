@@ -19,13 +19,14 @@ apply() {
 
 # content_id prints what the image holds, so that a tag pushed again still rolls out. Nothing when that can't be known.
 content_id() {
-	if command -v "${CONTAINER_TOOL:-docker}" >/dev/null &&
-		"${CONTAINER_TOOL:-docker}" image inspect --format '{{.Id}}' "$IMG" 2>/dev/null; then
-		return
+	local id=
+	if command -v "${CONTAINER_TOOL:-docker}" >/dev/null; then
+		id=$("${CONTAINER_TOOL:-docker}" image inspect --format '{{.Id}}' "$IMG" 2>/dev/null || true)
 	fi
-	if [ -f bin/controller ]; then
-		echo "sha256:$(sha256sum bin/controller | cut -d' ' -f1)"
+	if [ -z "$id" ] && [ -f bin/controller ]; then
+		id=sha256:$(sha256sum bin/controller | cut -d' ' -f1)
 	fi
+	echo "$id"
 }
 
 definitions() {

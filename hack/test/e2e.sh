@@ -8,13 +8,10 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 : "${KUBECONFIG:?run this through hack/test/with-cluster.sh}" "${OPENSANDBOX_CLUSTER_NAME:?run this through hack/test/with-cluster.sh}"
 
-go -C hack/localcluster run . push --name="$OPENSANDBOX_CLUSTER_NAME" --bin="$PWD/bin"
-policy=Always # the tag is the same on every run
-if [ "$OPENSANDBOX_CLUSTER" = kind ]; then
-	policy=IfNotPresent # images are loaded into the node; there is no registry to ask
-fi
-make --no-print-directory deploy KUBECTL=kubectl IMAGE_PULL_POLICY=$policy \
-	IMG=opensandbox/controller:dev TASK_EXECUTOR_IMG=opensandbox/task-executor:dev
+pushed=$(go -C hack/localcluster run . push --name="$OPENSANDBOX_CLUSTER_NAME" --bin="$PWD/bin")
+# By digest the controller rolls out whenever its content changed. kind has no registry, hence no digest.
+by_digest=$(sed -n 's/^IMG=//p' <<<"$pushed")
+make --no-print-directory deploy KUBECTL=kubectl IMG="${by_digest:-opensandbox/controller:dev}" TASK_EXECUTOR_IMG=opensandbox/task-executor:dev
 if ! kubectl -n opensandbox-system rollout status deployment/opensandbox-controller-manager --timeout=180s; then
 	kubectl -n opensandbox-system describe pods >&2
 	kubectl -n opensandbox-system logs deployment/opensandbox-controller-manager --tail=50 >&2 || true
