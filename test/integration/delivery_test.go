@@ -46,7 +46,10 @@ func TestPooledDeliveryCostsTwoWrites(t *testing.T) {
 // mustListEveryIndex checks that both lists have one entry per index, and that no pod stands twice.
 func mustListEveryIndex(t *testing.T, sb *v1alpha1.BatchSandbox, n int) {
 	t.Helper()
-	pods, ips := listsOf(t, sb)
+	pods, ips, err := annotations(sb)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if len(pods) != n || len(ips) != n {
 		t.Fatalf("%s: %d pods and %d endpoints, want %d", sb.Name, len(pods), len(ips), n)
 	}
@@ -59,17 +62,20 @@ func mustListEveryIndex(t *testing.T, sb *v1alpha1.BatchSandbox, n int) {
 	}
 }
 
-// listsOf reads the two annotations of a batch as a client would.
-func listsOf(t *testing.T, sb *v1alpha1.BatchSandbox) (pods, ips []string) {
-	t.Helper()
+// annotations reads the two lists of a batch as a client would.
+func annotations(sb *v1alpha1.BatchSandbox) (pods, ips []string, err error) {
 	var status struct {
 		Pods []string `json:"pods"`
 	}
-	if err := json.Unmarshal([]byte(sb.Annotations[v1alpha1.AllocStatusAnnotation]), &status); err != nil {
-		t.Fatalf("%s: alloc-status: %v", sb.Name, err)
+	if value, ok := sb.Annotations[v1alpha1.AllocStatusAnnotation]; ok {
+		if err := json.Unmarshal([]byte(value), &status); err != nil {
+			return nil, nil, fmt.Errorf("%s: alloc-status: %w", sb.Name, err)
+		}
 	}
-	if err := json.Unmarshal([]byte(sb.Annotations[v1alpha1.EndpointsAnnotation]), &ips); err != nil {
-		t.Fatalf("%s: endpoints: %v", sb.Name, err)
+	if value, ok := sb.Annotations[v1alpha1.EndpointsAnnotation]; ok {
+		if err := json.Unmarshal([]byte(value), &ips); err != nil {
+			return nil, nil, fmt.Errorf("%s: endpoints: %w", sb.Name, err)
+		}
 	}
-	return status.Pods, ips
+	return status.Pods, ips, nil
 }

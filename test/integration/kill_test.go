@@ -4,7 +4,6 @@ package integration
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -219,17 +218,13 @@ func auditEvent(held map[string]map[string]bool, obj any) error {
 	if !ok {
 		return nil // a bookmark, or the end of the watch
 	}
-	var status struct {
-		Pods []string `json:"pods"`
-	}
-	if value, has := sb.Annotations[v1alpha1.AllocStatusAnnotation]; has {
-		if err := json.Unmarshal([]byte(value), &status); err != nil {
-			return err
-		}
+	named, _, err := annotations(sb)
+	if err != nil {
+		return err
 	}
 	held[sb.Name] = map[string]bool{}
 	var errs []error
-	for _, pod := range status.Pods {
+	for _, pod := range named {
 		if pod == "" {
 			continue
 		}
