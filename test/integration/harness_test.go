@@ -143,11 +143,13 @@ func readYAML(path string, into any) error {
 	if err != nil {
 		return err
 	}
-	if err := yaml.Unmarshal(data, into); err != nil {
+	if err := yamlInto(string(data), into); err != nil {
 		return fmt.Errorf("read %s: %w", path, err)
 	}
 	return nil
 }
+
+func yamlInto(text string, into any) error { return yaml.Unmarshal([]byte(text), into) }
 
 // poll calls f until it returns nil, and returns its last error when the time is over.
 func poll(timeout time.Duration, f func() error) error {
