@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package podtemplate
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"opensandbox.io/controller/api/v1alpha1"
+)
+
+func raw(json string) *v1alpha1.RawObject {
+	return &v1alpha1.RawObject{RawExtension: runtime.RawExtension{Raw: []byte(json)}}
+}
+
+func TestDecode(t *testing.T) {
+	got, err := Decode(raw(`{"metadata":{"labels":{"app":"x"}},"spec":{"containers":[{"name":"sandbox"}],"unknown":1}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Labels["app"] != "x" || len(got.Spec.Containers) != 1 || got.Spec.Containers[0].Name != "sandbox" {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestDecodeErrorsSayWhatToChange(t *testing.T) {
+	cases := map[string]struct {
+		template *v1alpha1.RawObject
+		want     string
+	}{
+		"no template":                     {nil, "template is empty: give it at least one container"},
+		"an empty template":               {raw(``), "template is empty: give it at least one container"},
+		"a null template":                 {raw(`null`), "template.spec.containers is empty: give it at least one container"},
+		"a template without containers":   {raw(`{"spec":{"containers":[]}}`), "template.spec.containers is empty: give it at least one container"},
+		"a list instead of an object":     {raw(`[]`), "template is no pod template: "},
+		"a number where containers stand": {raw(`{"spec":{"containers":1}}`), "template is no pod template: "},
+		"broken JSON":                     {raw(`{"spec":`), "template is no pod template: "},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			if got, err := Decode(c.template); err == nil || !strings.HasPrefix(err.Error(), c.want) {
+				t.Errorf("Decode = %v, %v, want an error that begins with %q", got, err, c.want)
+			}
+		})
+	}
+}
+
+func TestRevisionDependsOnTheMeaningAlone(t *testing.T) {
+	const template = `{"spec":{"containers":[{"name":"a","image":"x"}]}}`
+	same := map[string]string{
+		"white space":      ` { "spec" : {"containers":[ {"name":"a",` + "\n\t" + `"image":"x"} ] } } `,
+		"order of members": `{"spec":{"containers":[{"image":"x","name":"a"}]}}`,
+		"escapes":          `{"spec":{"containers":[{"name":"\u0061","image":"x"}]}}`,
+	}
+	want := Revision(raw(template))
+	if len(want) != revisionLength || strings.Trim(want, "0123456789abcdef") != "" {
+		t.Errorf("Revision = %q, want %d hexadecimal digits", want, revisionLength)
+	}
+	for name, other := range same {
+		if got := Revision(raw(other)); got != want {
+			t.Errorf("%s changes the revision from %s to %s", name, want, got)
+		}
+	}
+	differs := map[string]string{
+		"another value":           `{"spec":{"containers":[{"name":"a","image":"y"}]}}`,
+		"another field":           `{"spec":{"containers":[{"name":"a","image":"x","tty":true}]}}`,
+		"another order of a list": `{"spec":{"containers":[{"name":"b"},{"name":"a","image":"x"}]}}`,
+	}
+	for name, other := range differs {
+		if got := Revision(raw(other)); got == want {
+			t.Errorf("%s leaves the revision at %s", name, want)
+		}
+	}
+}
+
+func TestRevisionOfNoTemplateIsSteady(t *testing.T) {
+	if a, b := Revision(nil), Revision(raw(`{`)); a != b || len(a) != revisionLength {
+		t.Errorf("revisions %q and %q of nothing and of broken JSON", a, b)
+	}
+}
+
+// The revision is kept in labels: another value would replace every idle pod when the controller is updated.
+func TestRevisionNeverChangesWithTheController(t *testing.T) {
+	const want = "21219d2ff6"
+	if got := Revision(raw(`{"spec":{"containers":[{"name":"sandbox","image":"ubuntu:latest"}]}}`)); got != want {
+		t.Errorf("Revision = %q, want %q for ever", got, want)
+	}
+}
+
+func TestAddTaskRecords(t *testing.T) {
+	volume := corev1.Volume{Name: v1alpha1.TaskRecordsVolume, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}
+	mount := corev1.VolumeMount{Name: v1alpha1.TaskRecordsVolume, MountPath: v1alpha1.TaskRecordsPath}
+	own := corev1.VolumeMount{Name: "mine", MountPath: v1alpha1.TaskRecordsPath}
+	executor := func(mounts ...corev1.VolumeMount) corev1.Container {
+		return corev1.Container{Name: v1alpha1.TaskExecutorContainer, VolumeMounts: mounts}
+	}
+	sandbox := corev1.Container{Name: "sandbox"}
+	cases := map[string]struct{ spec, want corev1.PodSpec }{
+		"a pod without executor stays as it is": {
+			spec: corev1.PodSpec{Containers: []corev1.Container{sandbox}},
+			want: corev1.PodSpec{Containers: []corev1.Container{sandbox}},
+		},
+		"the executor alone gets the volume": {
+			spec: corev1.PodSpec{Containers: []corev1.Container{sandbox, executor()}},
+			want: corev1.PodSpec{Containers: []corev1.Container{sandbox, executor(mount)}, Volumes: []corev1.Volume{volume}},
+		},
+		"other volumes and mounts stay": {
+			spec: corev1.PodSpec{
+				Containers: []corev1.Container{executor(corev1.VolumeMount{Name: "x", MountPath: "/x"})}, Volumes: []corev1.Volume{{Name: "x"}},
+			},
+			want: corev1.PodSpec{
+				Containers: []corev1.Container{executor(corev1.VolumeMount{Name: "x", MountPath: "/x"}, mount)},
+				Volumes:    []corev1.Volume{{Name: "x"}, volume},
+			},
+		},
+		"a mount of the user's at that path is kept": {
+			spec: corev1.PodSpec{Containers: []corev1.Container{executor(own)}},
+			want: corev1.PodSpec{Containers: []corev1.Container{executor(own)}},
+		},
+		"a volume of that name is used": {
+			spec: corev1.PodSpec{Containers: []corev1.Container{executor()}, Volumes: []corev1.Volume{{Name: v1alpha1.TaskRecordsVolume}}},
+			want: corev1.PodSpec{Containers: []corev1.Container{executor(mount)}, Volumes: []corev1.Volume{{Name: v1alpha1.TaskRecordsVolume}}},
+		},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			AddTaskRecords(&c.spec)
+			if diff := cmp.Diff(c.want, c.spec); diff != "" {
+				t.Errorf("spec (-want +got):\n%s", diff)
+			}
+			AddTaskRecords(&c.spec)
+			if diff := cmp.Diff(c.want, c.spec); diff != "" {
+				t.Errorf("a second time changes it (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
