@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 )
@@ -234,8 +235,8 @@ func (o *Output) emit(s *stream) {
 	s.line = s.line[:0]
 }
 
-// tailText returns the end of an output as text: valid UTF-8, at most tailBytes, from the start of a line where there
-// is one.
+// tailText returns the end of an output as text: valid UTF-8 without control characters, at most tailBytes, from the
+// start of a line where there is one.
 func tailText(tail []byte, cut bool) string {
 	if cut {
 		if end := bytes.IndexByte(tail, '\n'); end >= 0 && end < len(tail)-1 {
@@ -243,7 +244,12 @@ func tailText(tail []byte, cut bool) string {
 		}
 	}
 	text := strings.ToValidUTF8(strings.TrimSuffix(string(tail), "\n"), "")
-	return text[max(0, len(text)-tailBytes):]
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return -1
+		}
+		return r
+	}, text[max(0, len(text)-tailBytes):])
 }
 
 // cappedFile keeps the end of what is written to it: when it has half of its size it is renamed to path.1, in place of
