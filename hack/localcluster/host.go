@@ -37,6 +37,8 @@ func (b *bringer) connect(ctx context.Context, a addresses) error {
 		{inside, "link set lo up"},
 		{inside, "addr add " + a.node().String() + bits + " dev eth0"},
 		{inside, "link set eth0 up"},
+		// The node has no way out, so it needs a route to have a source address for the Services' before they are rewritten.
+		{inside, "route add " + services.String() + " dev eth0 src " + a.node().String()},
 		{nil, "route add " + a.pods().String() + " via " + a.node().String() + " dev " + b.link()},
 	} {
 		if err := ip(ctx, step.in, step.args); err != nil {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -20,8 +21,7 @@ const (
 	nodeName = "opensandbox-node"
 
 	// Inside the node's network namespace every cluster uses the same ports.
-	registryPort    = 5000
-	proxyHealthPort = 10256
+	registryPort = 5000
 
 	containerdSocket = "/run/containerd/containerd.sock"
 	certsD           = "certs.d" // under the config folder: how containerd finds registries
@@ -77,9 +77,27 @@ func listOrNone(s []string) string {
 	return strings.Join(s, " ")
 }
 
-// hostAPI and hostRegistry are ports on the host's loopback, led into the node's namespace by the supervisor.
+// Ports on the host's loopback, led into the node's namespace by the supervisor. The last one leads to the API server by
+// way of the Service "kubernetes", as pods reach it.
 func hostAPI(a addresses) int      { return a.port(0) }
 func hostRegistry(a addresses) int { return a.port(1) }
+func hostService(a addresses) int  { return a.port(2) }
+
+// entrance leads from a port of the host to an address in the node's namespace.
+type entrance struct {
+	port     int
+	to       string
+	patience time.Duration
+}
+
+func entrances(a addresses) []entrance {
+	return []entrance{
+		{hostAPI(a), fmt.Sprintf("127.0.0.1:%d", nodePorts.apiserver), time.Minute},
+		{hostRegistry(a), fmt.Sprintf("127.0.0.1:%d", registryPort), time.Minute},
+		// Until kube-proxy has made its rules nobody answers here. Asking anew finds them sooner than waiting for TCP to repeat.
+		{hostService(a), netip.AddrPortFrom(apiService, 443).String(), 300 * time.Millisecond},
+	}
+}
 
 func (b *bringer) node(ctx context.Context) error {
 	addr := addresses{b.state.Slot}
@@ -113,8 +131,8 @@ func (b *bringer) node(ctx context.Context) error {
 	if err := errors.Join(b.crew.start(n.kubelet()), b.crew.start(n.proxy())); err != nil {
 		return err
 	}
-	proxy := &client{http: b.api.http, base: fmt.Sprintf("http://%s:%d", addr.node(), proxyHealthPort)}
-	err = b.wait(ctx, "waiting for the node", func() bool { return b.api.nodesReady(ctx, 1) && proxy.ok(ctx, "/healthz") })
+	service := &client{http: b.api.http, base: fmt.Sprintf("https://127.0.0.1:%d", hostService(addr))}
+	err = b.wait(ctx, "waiting for the node", func() bool { return b.api.nodesReady(ctx, 1) && service.ok(ctx, "/readyz") })
 	if err != nil {
 		return err
 	}
@@ -157,28 +175,36 @@ func (b *bringer) isolateNode(ctx context.Context, n *nodeConfig) error {
 	if err := b.makeMountPoints(); err != nil {
 		return err
 	}
-	api, err := listen(hostAPI(n.addr))
-	if err != nil {
-		return err
-	}
-	registry, err := listen(hostRegistry(n.addr))
-	if err != nil {
-		return errors.Join(err, api.Close())
-	}
-	err = b.hireCrew(true, api, registry)
-	if err := errors.Join(err, api.Close(), registry.Close()); err != nil {
+	if err := b.hireForNode(n.addr); err != nil {
 		return err
 	}
 	if err := b.crew.send(request{Isolate: b.nodeBinds()}); err != nil {
 		return err
 	}
-	for i, port := range []int{nodePorts.apiserver, registryPort} {
-		forward := &forward{FD: controlFD + 1 + i, To: fmt.Sprintf("127.0.0.1:%d", port)}
-		if err := b.crew.send(request{Forward: forward}); err != nil {
+	for i, e := range entrances(n.addr) {
+		if err := b.crew.send(request{Forward: &forward{FD: controlFD + 1 + i, To: e.to, Patience: e.patience}}); err != nil {
 			return err
 		}
 	}
 	return b.connect(ctx, n.addr)
+}
+
+// hireForNode hands the listening sockets of all entrances on to the supervisor.
+func (b *bringer) hireForNode(a addresses) (err error) {
+	var files []*os.File
+	defer func() {
+		for _, f := range files {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	for _, e := range entrances(a) {
+		f, err := listen(e.port)
+		if err != nil {
+			return err
+		}
+		files = append(files, f)
+	}
+	return b.hireCrew(true, files...)
 }
 
 // listen opens a port of the host's loopback for the supervisor.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 )
 
 // nodeConfig renders the configuration of a real node's parts. It decides nothing else.
@@ -158,7 +157,7 @@ func (n *nodeConfig) proxyConfig() object {
 		"mode":               "iptables",
 		"hostnameOverride":   nodeName,
 		"clusterCIDR":        n.addr.pods().String(),
-		"healthzBindAddress": "0.0.0.0:" + strconv.Itoa(proxyHealthPort),
+		"healthzBindAddress": "127.0.0.1:10256",
 		"metricsBindAddress": "127.0.0.1:10249",
 		"oomScoreAdj":        0,
 		"conntrack":          object{"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},

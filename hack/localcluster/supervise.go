@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,6 +49,8 @@ type bind struct {
 type forward struct {
 	FD int    `json:"fd"`
 	To string `json:"to"`
+	// Patience bounds the wait for a connection to To.
+	Patience time.Duration `json:"patience"`
 }
 
 type request struct {
@@ -242,16 +245,16 @@ func (f *forward) serve() error {
 				fmt.Fprintf(os.Stderr, "accept for %s: %v\n", f.To, err)
 				return
 			}
-			go join(conn, f.To)
+			go f.join(conn)
 		}
 	}()
 	return nil
 }
 
 // join copies both ways until both are done, and passes on each end of a direction.
-func join(outer net.Conn, to string) {
+func (f *forward) join(outer net.Conn) {
 	defer outer.Close() //nolint:errcheck // all that could be sent has been
-	inner, err := net.Dial("tcp", to)
+	inner, err := net.DialTimeout("tcp", f.To, f.Patience)
 	if err != nil {
 		return // the other side sees its connection end, as with a port that nobody listens at
 	}
