@@ -115,16 +115,21 @@ func isSidecar(processes []process, self procfs.ID, own procfs.Container) bool {
 }
 
 // mainProcesses returns the main process of each container of the own pod but the own and the pause container, oldest
-// first. The main process is the oldest one whose parent is outside of the namespace, else the oldest.
+// first. The main process is the oldest one whose parent is outside of the namespace, else the oldest. In the PID namespace
+// of a pod there must be such a one: what is left of a container whose main process has ended is a child of process 1.
 func mainProcesses(processes []process, own procfs.Container) []process {
 	mains := map[procfs.Container]process{}
 	pause := map[procfs.Container]bool{}
+	podNamespace := slices.ContainsFunc(processes, func(p process) bool { return p.PID == 1 && p.container.Pod == own.Pod })
 	for _, p := range processes {
 		if p.container == own || p.container.Pod != own.Pod {
 			continue
 		}
 		if p.PID == 1 || (p.Comm == "pause" && p.Parent == 0) {
 			pause[p.container] = true
+		}
+		if podNamespace && p.Parent != 0 {
+			continue
 		}
 		if best, ok := mains[p.container]; !ok || better(p, best) {
 			mains[p.container] = p

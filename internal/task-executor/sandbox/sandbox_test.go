@@ -108,6 +108,7 @@ func TestFind(t *testing.T) {
 		"a sandbox that is down is not its own":             {procs: []proc{pause, self}, wantErr: ErrNotVisible},
 		"a sandbox that is a zombie is down":                {procs: []proc{pause, {pid: 7, start: 20, comm: "nginx", cgroup: main.cgroup, state: "Z"}, self}, wantErr: ErrNotVisible},
 		"a sandbox whose runtime still starts it is down":   {procs: []proc{pause, {pid: 7, start: 20, comm: "runc:[2:INIT]", cgroup: main.cgroup}, self}, wantErr: ErrNotVisible},
+		"what a sandbox has left behind is not it":          {procs: []proc{pause, {pid: 8, parent: 1, start: 21, comm: "sleep", cgroup: main.cgroup}, self}, wantErr: ErrNotVisible},
 		"told to be a sidecar it is not its own":            {procs: []proc{{pid: 20, start: 30, cgroup: "/"}}, mode: Sidecar, wantErr: ErrNotVisible},
 		"given a name it is not its own":                    {procs: []proc{{pid: 20, start: 30, cgroup: "/"}}, name: "main", wantErr: ErrNotVisible},
 		"told to use its own it looks at nobody":            {procs: []proc{pause, main, self}, mode: Own, name: "main", want: own},
