@@ -7,9 +7,15 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"time"
+
+	"k8s.io/client-go/tools/leaderelection"
 )
+
+// maxQPS bounds --kube-client-qps, so that twice of it is still a number.
+const maxQPS = 1_000_000
 
 // Options are the settings of the controller.
 type Options struct {
@@ -79,10 +85,13 @@ func (o Options) check(rest []string) error {
 		return fmt.Errorf("unknown argument %q: see --help", rest[0])
 	case o.Concurrency < 1:
 		return errors.New("--concurrency must be at least 1")
-	case o.QPS < 0 || o.Burst < 0:
-		return errors.New("--kube-client-qps and --kube-client-burst must not be negative")
-	case o.LeaseDuration <= o.RenewDeadline || o.RenewDeadline <= o.RetryPeriod:
-		return errors.New("--leader-elect-lease-duration must exceed --leader-elect-renew-deadline, and that --leader-elect-retry-period")
+	case math.IsNaN(o.QPS) || o.QPS < 0 || o.QPS > maxQPS || o.Burst < 0:
+		return fmt.Errorf("--kube-client-qps must be from 0 to %d, and --kube-client-burst 0 or more", maxQPS)
+	case o.RetryPeriod <= 0:
+		return errors.New("--leader-elect-retry-period must exceed 0")
+	case o.LeaseDuration <= o.RenewDeadline || float64(o.RenewDeadline) <= leaderelection.JitterFactor*float64(o.RetryPeriod):
+		return fmt.Errorf("--leader-elect-lease-duration must exceed --leader-elect-renew-deadline, and that %v times --leader-elect-retry-period",
+			leaderelection.JitterFactor)
 	}
 	return nil
 }
