@@ -97,7 +97,7 @@ func (c *cluster) stop(ctx context.Context, st *state) error {
 		return err
 	}
 	if st.Kind == kindNode {
-		return c.cleanHost(ctx, st)
+		return c.cleanHost(ctx)
 	}
 	return nil
 }

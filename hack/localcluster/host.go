@@ -5,7 +5,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -168,50 +167,4 @@ func removeTree(dir string) error {
 		return err
 	}
 	return nil
-}
-
-// sysctls are the settings of the whole machine that a kubelet changes when it starts.
-var sysctls = []string{
-	"vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
-	"kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes",
-}
-
-func (l layout) sysctlFile() string { return filepath.Join(l.clusters(), "sysctls.json") }
-
-// saveSysctls remembers them, unless another node has done so already: then the present values are a kubelet's.
-func saveSysctls(file string) error {
-	if _, err := os.Stat(file); err == nil {
-		return nil
-	}
-	values := object{}
-	for _, name := range sysctls {
-		data, err := os.ReadFile("/proc/sys/" + name)
-		if err != nil {
-			continue // not in this kernel
-		}
-		values[name] = strings.TrimSpace(string(data))
-	}
-	return writeJSON(file, values)
-}
-
-// restoreSysctls puts them back when the last node has gone.
-func restoreSysctls(file string) error {
-	data, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	var values map[string]string
-	if err := json.Unmarshal(data, &values); err != nil {
-		return fmt.Errorf("read %s: %w", file, err)
-	}
-	errs := []error{os.Remove(file)}
-	for _, name := range sysctls {
-		if value, ok := values[name]; ok {
-			errs = append(errs, os.WriteFile("/proc/sys/"+name, []byte(value), 0o644))
-		}
-	}
-	return errors.Join(errs...)
 }

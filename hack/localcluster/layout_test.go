@@ -35,7 +35,7 @@ func TestValidName(t *testing.T) {
 
 func TestNamesOfTheKernelAreDistinctAndShort(t *testing.T) {
 	seen := map[string]string{}
-	for _, cache := range []string{"/root/.cache/opensandbox", "/home/u/.cache/opensandbox"} {
+	for _, cache := range []string{"/home/v/.cache/opensandbox", "/home/u/.cache/opensandbox"} {
 		for _, checkout := range []string{"/src/a", "/src/b"} {
 			for _, name := range []string{"default", strings.Repeat("n", 32)} {
 				c := &cluster{layout: layout{checkout: checkout, cache: cache}, name: name}

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -166,13 +165,14 @@ func (b *bringer) writeNode(plane *controlPlane, n *nodeConfig) error {
 
 // isolateNode starts the supervisor in namespaces of its own and connects them with the host.
 func (b *bringer) isolateNode(ctx context.Context, n *nodeConfig) error {
-	if err := saveSysctls(b.sysctlFile()); err != nil {
+	var mountPoints []string
+	for _, bound := range b.nodeBinds() {
+		mountPoints = append(mountPoints, bound.To)
+	}
+	if err := theHost().join(b.id(), mountPoints); err != nil {
 		return err
 	}
 	if err := makeCgroups(b.cgroup()); err != nil {
-		return err
-	}
-	if err := b.makeMountPoints(); err != nil {
 		return err
 	}
 	if err := b.hireForNode(n.addr); err != nil {
@@ -221,27 +221,6 @@ func listen(port int) (*os.File, error) {
 	return file, errors.Join(err, l.Close())
 }
 
-// makeMountPoints makes what is missing of the folders to bind over, and remembers which, deepest first.
-func (b *bringer) makeMountPoints() error {
-	for _, bound := range b.nodeBinds() {
-		var missing []string
-		for dir := bound.To; ; dir = filepath.Dir(dir) {
-			if _, err := os.Stat(dir); err == nil {
-				break
-			}
-			missing = append(missing, dir)
-		}
-		b.state.MadeDirs = append(missing, b.state.MadeDirs...)
-		if err := b.save(b.state); err != nil {
-			return err
-		}
-		if err := os.MkdirAll(bound.To, 0o755); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // fillRegistry pushes the images as soon as the registry answers.
 func (b *bringer) fillRegistry(ctx context.Context, addr addresses) error {
 	address := fmt.Sprintf("127.0.0.1:%d", hostRegistry(addr))
@@ -262,41 +241,6 @@ func (b *bringer) fillRegistry(ctx context.Context, addr addresses) error {
 }
 
 // cleanHost removes what the kernel does not remove with the node's namespaces.
-func (c *cluster) cleanHost(ctx context.Context, st *state) error {
-	errs := []error{c.disconnect(ctx), removeCgroups(ctx, c.cgroup())}
-	for _, dir := range st.MadeDirs {
-		errs = append(errs, removeEmpty(dir))
-	}
-	others, err := c.otherNodes()
-	if err == nil && !others {
-		err = restoreSysctls(c.sysctlFile())
-	}
-	return errors.Join(append(errs, err)...)
-}
-
-// otherNodes says whether any other cluster of this user has a real node.
-func (c *cluster) otherNodes() (bool, error) {
-	files, err := filepath.Glob(filepath.Join(c.clusters(), "*", "state.json"))
-	if err != nil {
-		return false, err
-	}
-	for _, f := range files {
-		st, err := loadState(f)
-		if err != nil {
-			return false, err
-		}
-		if st != nil && f != c.path("state.json") && st.Kind == kindNode && st.alive() {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
-// removeEmpty leaves a folder that somebody uses by now.
-func removeEmpty(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) > 0 {
-		return nil //nolint:nilerr // gone already, or not ours alone any more
-	}
-	return os.Remove(dir)
+func (c *cluster) cleanHost(ctx context.Context) error {
+	return errors.Join(c.disconnect(ctx), removeCgroups(ctx, c.cgroup()), theHost().leave(c.id()))
 }

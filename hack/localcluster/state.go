@@ -26,8 +26,6 @@ type state struct {
 	Ready bool `json:"ready"`
 	// Supervisor is the parent of all parts.
 	Supervisor process `json:"supervisor"`
-	// MadeDirs are folders outside the state folder that had to be made as mount points; removed by `down` if empty.
-	MadeDirs []string `json:"madeDirs,omitempty"`
 }
 
 func (s *state) alive() bool { return s.Kind == kindKind || s.Supervisor.alive() }
