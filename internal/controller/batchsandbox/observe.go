@@ -77,11 +77,13 @@ func (o *observed) pooled() bool { return o.sb.Spec.PoolRef != "" }
 
 func (o *observed) hasTasks() bool { return o.sb.Spec.TaskTemplate != nil }
 
+// replicas is spec.replicas between 0 and what fits into one batch: validate tells of others, and no list here grows
+// with a number that nobody can serve.
 func (o *observed) replicas() int {
 	if o.sb.Spec.Replicas == nil {
 		return 1
 	}
-	return int(*o.sb.Spec.Replicas)
+	return min(max(0, int(*o.sb.Spec.Replicas)), replicasThatFit(o.sb))
 }
 
 func (o *observed) releases() bool {

@@ -35,18 +35,22 @@ func validate(sb *v1alpha1.BatchSandbox) *problem {
 	case spec.TaskTemplate == nil && len(spec.ShardTaskPatches) > 0:
 		return &problem{v1alpha1.ConditionReady, v1alpha1.ReasonInvalidTask, "spec.shardTaskPatches needs spec.taskTemplate: make a batch with one"}
 	}
-	if fits := replicasThatFit(sb); spec.PoolRef != "" && spec.Replicas != nil && int(*spec.Replicas) > fits {
-		return allocated(v1alpha1.ReasonTooManyReplicas, "spec.replicas is %d, but only %d sandboxes of pool %s fit into one batch: use several batches",
-			*spec.Replicas, fits, spec.PoolRef)
+	if fits := replicasThatFit(sb); spec.Replicas != nil && int(*spec.Replicas) > fits {
+		return allocated(v1alpha1.ReasonTooManyReplicas, "spec.replicas is %d, but only %d sandboxes fit into this batch: use several batches",
+			*spec.Replicas, fits)
 	}
 	return nil
 }
 
-// replicasThatFit is the number of entries of alloc-status and endpoints that fit into annotationBudget, each a quoted
-// string and a comma.
+// replicasThatFit is the number of entries of alloc-status, which pooled batches have, and endpoints that fit into
+// annotationBudget, each a quoted string and a comma.
 func replicasThatFit(sb *v1alpha1.BatchSandbox) int {
-	const quotes = 2 * len(`"",`)
-	return annotationBudget / (len(sb.Spec.PoolRef) + podSuffixLength + maxIPv4Length + quotes)
+	const quotes = len(`"",`)
+	entry := maxIPv4Length + quotes
+	if sb.Spec.PoolRef != "" {
+		entry += len(sb.Spec.PoolRef) + podSuffixLength + quotes
+	}
+	return annotationBudget / entry
 }
 
 // maxIPv4Length is the length of the longest IPv4 address.
