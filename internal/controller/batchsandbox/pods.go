@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -40,14 +41,25 @@ func desiredPod(sb *v1alpha1.BatchSandbox, index int, name string) (*corev1.Pod,
 			return nil, &problem{v1alpha1.ConditionReady, v1alpha1.ReasonInvalidShardPatch, fmt.Sprintf("spec.shardPatches[%d] %v", index, err)}
 		}
 	}
-	if pod.Labels == nil {
-		pod.Labels = map[string]string{}
-	}
-	pod.Labels[v1alpha1.BatchNameLabel] = sb.Name
-	pod.Labels[v1alpha1.PodIndexLabel] = strconv.Itoa(index)
-	pod.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(sb, v1alpha1.GroupVersion.WithKind("BatchSandbox"))}
+	pod.ObjectMeta = desiredMeta(sb, index, &pod.ObjectMeta)
 	podtemplate.AddTaskRecords(&pod.Spec)
 	return pod, nil
+}
+
+// desiredMeta keeps of a rendered pod's metadata what is the user's to choose. Labels that would make the pod one of a
+// pool go, and so do members that only the API server sets.
+func desiredMeta(sb *v1alpha1.BatchSandbox, index int, rendered *metav1.ObjectMeta) metav1.ObjectMeta {
+	labels := map[string]string{}
+	maps.Copy(labels, rendered.Labels)
+	delete(labels, v1alpha1.PoolNameLabel)
+	delete(labels, v1alpha1.PoolRevisionLabel)
+	labels[v1alpha1.BatchNameLabel] = sb.Name
+	labels[v1alpha1.PodIndexLabel] = strconv.Itoa(index)
+	return metav1.ObjectMeta{
+		Name: rendered.Name, Namespace: rendered.Namespace,
+		Labels: labels, Annotations: rendered.Annotations, Finalizers: rendered.Finalizers,
+		OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(sb, v1alpha1.GroupVersion.WithKind("BatchSandbox"))},
+	}
 }
 
 // patchPod applies a strategic merge patch, and refuses one that changes whose pod it is or leaves no container. The
