@@ -65,10 +65,10 @@ func (r *Reconciler) countLost(ctx context.Context, obs *observed, lost []int, m
 	status := obs.sb.Status.DeepCopy()
 	counted := false
 	for _, index := range lost {
-		uid := obs.sandboxes[index].key()
-		if !m.countedLost[uid] {
+		pod := obs.sandboxes[index].key()
+		if pod == "" || !m.countedLost[pod] {
 			addLostTry(status, index)
-			m.countedLost[uid] = true
+			m.countedLost[pod] = true
 			counted = true
 		}
 	}
@@ -86,8 +86,14 @@ func (r *Reconciler) countLost(ctx context.Context, obs *observed, lost []int, m
 	return nil
 }
 
-// key tells two pods of one index apart, also where nothing but the name is left.
-func (s sandbox) key() string { return s.podName + "/" + string(s.podUID) }
+// key tells two pods of one index apart: by their names, which a pool never gives twice, and by the UID of those that
+// the batch made itself. It is the same while the pod ends and when it is gone, and "" where there is none.
+func (s sandbox) key() string {
+	if s.pod == nil {
+		return s.podName
+	}
+	return s.podName + "/" + string(s.podUID)
+}
 
 func addLostTry(status *v1alpha1.BatchSandboxStatus, index int) {
 	for i := range status.TaskTries {

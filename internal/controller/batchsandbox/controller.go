@@ -231,6 +231,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := errors.Join(applyErr, statusErr); err != nil {
 		return ignoreConflict(ctrl.Result{}, err)
 	}
+	r.forgetReleased(obs)
 	r.dispatch(obs)
 	labelAgain, err := r.label(ctx, obs, m)
 	if err != nil {
@@ -295,6 +296,15 @@ func (r *Reconciler) checkTasks(obs *observed, m *memory) {
 	obs.problem = m.tasksProblem
 }
 
+// forgetReleased drops what is known of tasks in sandboxes that were given back: their addresses are other pods' soon.
+func (r *Reconciler) forgetReleased(obs *observed) {
+	for i := range obs.tasks {
+		if !obs.wanted(i) && (i >= len(obs.sandboxes) || obs.sandboxes[i].podName == "") {
+			r.runner.Forget(obs.sb.UID, i)
+		}
+	}
+}
+
 // dispatch has the tasks of held sandboxes run. It comes after the report, so that the number of the try is durable.
 func (r *Reconciler) dispatch(obs *observed) {
 	if obs.problem != nil {
@@ -305,7 +315,7 @@ func (r *Reconciler) dispatch(obs *observed) {
 			continue
 		}
 		try := tryOf(&obs.sb.Status, i)
-		if known, ok := obs.tasks[i]; ok && known.try == try && known.phase <= taskUnknown {
+		if known := obs.tasks[i]; known.follows() && known.try == try && known.ip == s.ip {
 			continue
 		}
 		task, problem := desiredTask(obs.sb, i, try)

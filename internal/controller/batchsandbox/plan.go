@@ -49,7 +49,7 @@ func makePlan(obs *observed) plan {
 		case s.usable():
 		default:
 			p.missing = append(p.missing, i)
-			if _, ended := obs.ends[i]; obs.hasTasks() && !ended && s.podName != "" {
+			if obs.losesTry(i) {
 				p.lost = append(p.lost, i)
 			}
 			if s.pod != nil && s.pod.DeletionTimestamp == nil {
@@ -65,6 +65,16 @@ func makePlan(obs *observed) plan {
 		p.missing = nil
 	}
 	return p
+}
+
+// losesTry says that the task of an index without a usable sandbox had not ended, and may have been started: its pod is
+// still named, or somebody still follows it there.
+func (o *observed) losesTry(index int) bool {
+	if _, ended := o.ends[index]; ended || !o.hasTasks() {
+		return false
+	}
+	task, followed := o.tasks[index]
+	return o.sandboxes[index].podName != "" || (followed && task.follows())
 }
 
 // planEnd says whether the batch's time is over: expireTime, or ttlSecondsAfterFinished after its last task.

@@ -101,11 +101,14 @@ func (r *Runner) Stop(t target) {
 func (r *Runner) start(t target, stopping bool, initial taskState, work func(context.Context, *session)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if before, ok := r.byName[t.batch]; ok && before != t.uid {
+		r.forgetBatch(before) // it vanished, and a new batch has its name
+	}
+	r.byName[t.batch] = t.uid
 	sessions := r.byUID[t.uid]
 	if sessions == nil {
 		sessions = map[int]*session{}
 		r.byUID[t.uid] = sessions
-		r.byName[t.batch] = t.uid
 	}
 	if s, ok := sessions[t.index]; ok {
 		if s.stopping == stopping && s.state.try == initial.try && s.target == t {
@@ -114,6 +117,7 @@ func (r *Runner) start(t target, stopping bool, initial taskState, work func(con
 		s.cancel()
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
+	initial.ip = t.ip
 	s := &session{target: t, stopping: stopping, cancel: cancel, state: initial}
 	sessions[t.index] = s
 	r.wg.Go(func() {
@@ -147,6 +151,11 @@ func (r *Runner) Forget(uid types.UID, index int) {
 func (r *Runner) ForgetBatch(uid types.UID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.forgetBatch(uid)
+}
+
+// forgetBatch is called with the lock held.
+func (r *Runner) forgetBatch(uid types.UID) {
 	for _, s := range r.byUID[uid] {
 		s.cancel()
 		if r.byName[s.target.batch] == uid {
@@ -159,15 +168,16 @@ func (r *Runner) ForgetBatch(uid types.UID) {
 // ForgetName ends the watchers of the batch that has or had this name.
 func (r *Runner) ForgetName(batch types.NamespacedName) {
 	r.mu.Lock()
-	uid, ok := r.byName[batch]
-	r.mu.Unlock()
-	if ok {
-		r.ForgetBatch(uid)
+	defer r.mu.Unlock()
+	if uid, ok := r.byName[batch]; ok {
+		r.forgetBatch(uid)
+		delete(r.byName, batch)
 	}
 }
 
 // report keeps the state of a session that is still the one of its index, and wakes the batch if it is news.
 func (r *Runner) report(s *session, state taskState) {
+	state.ip = s.target.ip
 	r.mu.Lock()
 	current := r.byUID[s.target.uid][s.target.index] == s
 	news := current && s.state != state

@@ -44,9 +44,13 @@ const (
 type taskState struct {
 	phase taskPhase
 	try   int
+	ip    string                   // where its executor is
 	end   *taskexecutor.Terminated // with taskEnded
 	err   string                   // with taskUnknown and taskUnstoppable
 }
+
+// follows says that a try is being run, and not stopped.
+func (s taskState) follows() bool { return s.try > 0 && s.phase <= taskUnknown }
 
 // taskEnd is a task that has ended.
 type taskEnd struct {
