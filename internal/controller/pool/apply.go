@@ -22,7 +22,7 @@ import (
 
 // work is what one reconcile has to do.
 type work struct {
-	template *corev1.PodTemplateSpec // nil creates nothing
+	template *corev1.PodTemplateSpec // nil only where the plan creates nothing
 	revision string
 	unusable []scheduler.Pod // retired, to be deleted
 	plan     scheduler.CapacityPlan
@@ -51,7 +51,7 @@ func (r *Reconciler) apply(ctx context.Context, pool *v1alpha1.Pool, mem *memory
 	deleted, shrinkErr := r.deletePods(ctx, key, r.ledger.Retire(key, w.plan.Delete))
 	done.deleted, done.err = deleted, errors.Join(unusableErr, shrinkErr)
 	done.deleteFailed = done.err != nil
-	if w.template != nil && w.plan.Create > 0 {
+	if w.plan.Create > 0 {
 		r.createPods(ctx, pool, mem, w, &done)
 	}
 

@@ -269,11 +269,11 @@ func TestEndedPodsMakeNoChurn(t *testing.T) {
 	w.reconcile()
 	first := w.creates
 	began := w.clock.Now()
-	for w.clock.Now().Sub(began) < time.Hour {
+	for w.clock.Now().Sub(began) < time.Hour && w.creates < 100 {
 		w.setStatus(crash)
-		res := w.reconcile()
+		w.reconcile()
 		w.news() // the pods are gone
-		res = w.reconcile()
+		res := w.reconcile()
 		w.after(max(res.RequeueAfter, time.Millisecond))
 		w.reconcile()
 	}
@@ -314,24 +314,30 @@ func TestEndedPodsMakeNoChurn(t *testing.T) {
 }
 
 func TestUnusablePodsAreDeletedAndReplacedAtOnce(t *testing.T) {
-	tests := map[string]func(*corev1.Pod){
-		"marked for eviction":             func(p *corev1.Pod) { p.Labels[v1alpha1.EvictLabel] = "" },
-		"left behind by a batch":          func(p *corev1.Pod) { p.Labels[v1alpha1.BatchNameLabel] = "gone" },
-		"ended after it had run for long": nil,
+	tests := map[string]struct {
+		label string
+		ended bool
+		age   time.Duration
+	}{
+		"marked for eviction":                {label: v1alpha1.EvictLabel},
+		"left behind by a batch":             {label: v1alpha1.BatchNameLabel},
+		"ended by the batch that had it":     {label: v1alpha1.BatchNameLabel, ended: true},
+		"ended after it had run for an hour": {ended: true, age: time.Hour},
 	}
-	for name, change := range tests {
+	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, wrappers.MakePool(namespace, "p").Buffer(2, 2).Obj())
 			w.reconcile()
 			w.setStatus(w.becomeReady)
-			w.after(time.Hour)
+			w.after(tt.age)
 			pod := w.pods()[0]
-			if change != nil {
-				change(pod)
+			if tt.label != "" {
+				pod.Labels[tt.label] = "x"
 				if err := w.client.Update(context.Background(), pod); err != nil {
 					t.Fatal(err)
 				}
-			} else {
+			}
+			if tt.ended {
 				pod.Status.Phase = corev1.PodFailed
 				if err := w.client.Status().Update(context.Background(), pod); err != nil {
 					t.Fatal(err)
