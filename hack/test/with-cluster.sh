@@ -22,7 +22,10 @@ if ! localcluster kubeconfig --name="$name" >/dev/null 2>&1; then
 	trap 'localcluster down --name="$name"' EXIT
 	trap 'exit 130' INT
 	trap 'exit 143' TERM
-	localcluster up --cluster="$cluster" --name="$name"
+	# Simulated pods live on loopback, so that a test can serve a pod's port; a random range keeps two runs apart.
+	addresses=()
+	if [ "$cluster" = kwok ]; then addresses=(--pod-cidr="127.$((RANDOM % 200 + 20)).0.0/16"); fi
+	localcluster up --cluster="$cluster" --name="$name" "${addresses[@]}"
 fi
 KUBECONFIG=$(localcluster kubeconfig --name="$name")
 export KUBECONFIG

@@ -3,7 +3,6 @@
 package integration
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -27,67 +26,62 @@ import (
 // executors runs a real task-executor for every simulated pod of a test, on the pod's own loopback address. Tasks run in
 // its own root, since a simulated pod has none.
 type executors struct {
-	s     *space
-	dir   string
-	watch watch.Interface
-	wg    sync.WaitGroup
-
-	mu      sync.Mutex
-	running map[types.UID]*exec.Cmd
+	s   *space
+	dir string
 }
 
-func (s *space) startExecutors() *executors {
+func (s *space) startExecutors() {
 	s.t.Helper()
 	w, err := s.client.Watch(s.ctx, &corev1.PodList{}, client.InNamespace(s.name))
 	s.must(err)
-	e := &executors{s: s, dir: s.t.TempDir(), watch: w, running: map[types.UID]*exec.Cmd{}}
-	e.wg.Go(e.follow)
+	e := &executors{s: s, dir: s.t.TempDir()}
+	var wg sync.WaitGroup
+	wg.Go(func() { e.follow(w) })
 	s.t.Cleanup(func() {
-		e.watch.Stop()
-		e.wg.Wait()
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		for uid := range e.running {
-			e.stop(uid)
-		}
+		w.Stop()
+		wg.Wait()
 	})
-	return e
 }
 
-func (e *executors) follow() {
-	for event := range e.watch.ResultChan() {
+// follow runs one executor per pod until the pod goes, and all until the watch ends.
+func (e *executors) follow(w watch.Interface) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	running := map[types.UID]context.CancelFunc{}
+	defer func() {
+		for _, stop := range running {
+			stop()
+		}
+	}()
+	for event := range w.ResultChan() {
 		pod, ok := event.Object.(*corev1.Pod)
 		if !ok {
 			continue
 		}
-		e.mu.Lock()
+		stop := running[pod.UID]
 		switch {
-		case event.Type == watch.Deleted:
-			e.stop(pod.UID)
-		case pod.Status.PodIP != "" && e.running[pod.UID] == nil:
-			e.start(pod)
+		case event.Type == watch.Deleted && stop != nil:
+			stop()
+		case event.Type != watch.Deleted && pod.Status.PodIP != "" && stop == nil:
+			ctx, cancel := context.WithCancel(context.Background())
+			running[pod.UID] = cancel
+			wg.Go(func() { e.run(ctx, pod) })
 		}
-		e.mu.Unlock()
 	}
 }
 
-func (e *executors) start(pod *corev1.Pod) {
-	cmd := exec.Command(filepath.Join(e.s.bin, "task-executor"),
-		"-listen-addr", pod.Status.PodIP+":5758", "-data-dir", filepath.Join(e.dir, string(pod.UID)), "-enable-sidecar-mode=false")
-	log := &bytes.Buffer{}
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		e.s.t.Errorf("start the executor of %s: %v", pod.Name, err)
-		return
-	}
-	e.running[pod.UID] = cmd
-}
-
-func (e *executors) stop(uid types.UID) {
-	if cmd := e.running[uid]; cmd != nil {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
-		delete(e.running, uid)
+// run runs the executor of a pod. It is started again when it ends, as a kubelet would: an address may still be in use by
+// the pod that had it before.
+func (e *executors) run(ctx context.Context, pod *corev1.Pod) {
+	for ctx.Err() == nil {
+		cmd := exec.CommandContext(ctx, filepath.Join(e.s.bin, "task-executor"),
+			"-listen-addr", pod.Status.PodIP+":5758", "-data-dir", filepath.Join(e.dir, string(pod.UID)), "-enable-sidecar-mode=false")
+		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+		cmd.WaitDelay = settleTime
+		_ = cmd.Run()
+		if ctx.Err() == nil {
+			time.Sleep(100 * time.Millisecond)
+		}
 	}
 }
 
