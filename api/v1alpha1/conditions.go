@@ -119,6 +119,9 @@ const (
 	// ReasonUnlimited surfaces when no bound limits the pool.
 	ReasonUnlimited = "Unlimited"
 
+	// ReasonPodsEnded surfaces on PodsFailing when pods of the pool end soon after their start.
+	ReasonPodsEnded = "PodsEnded"
+
 	// ReasonPodsHealthy surfaces when no pod of the pool fails to start.
 	ReasonPodsHealthy = "PodsHealthy"
 

@@ -35,7 +35,7 @@ type Counts struct {
 	Terminating int
 	// Waiting is the number of sandboxes in the queue.
 	Waiting int
-	// Updated pods have the pool's current revision, whoever holds them.
+	// Updated pods have the pool's current revision, whoever holds them, and are not terminating.
 	Updated int
 }
 
@@ -111,7 +111,8 @@ type batch struct {
 type class int
 
 const (
-	classIdle class = iota
+	classNone class = iota - 1
+	classIdle
 	classStarting
 	classHeld
 	classUnusable
@@ -207,7 +208,7 @@ func (l *Ledger) ObservePod(poolName types.NamespacedName, pod Pod) {
 		p := l.pool(poolName)
 		e, ok := p.pods[pod.Name]
 		if !ok {
-			e = &entry{class: -1}
+			e = &entry{class: classNone}
 			p.pods[pod.Name] = e
 		}
 		if ok && e.pod.UID == pod.UID && OlderVersion(pod.ResourceVersion, e.pod.ResourceVersion) {
@@ -217,10 +218,10 @@ func (l *Ledger) ObservePod(poolName types.NamespacedName, pod Pod) {
 			e.retired, e.dirty = false, false
 		}
 		before := e.pod
-		p.countRevision(before, -1)
+		p.count(e, -1)
 		e.pod = pod
-		p.countRevision(pod, 1)
-		changed := p.classify(e)
+		changed := p.refile(e)
+		p.count(e, 1)
 		if h, held := p.holders[pod.Name]; held && visiblyDiffers(before, pod) {
 			w.batch(h.batch)
 		}
@@ -267,8 +268,7 @@ func (l *Ledger) RemovePod(poolName types.NamespacedName, name string, uid types
 			return
 		}
 		p.unlist(e)
-		p.counts[e.class]--
-		p.countRevision(e.pod, -1)
+		p.count(e, -1)
 		delete(p.pods, name)
 		if h, held := p.holders[name]; held {
 			w.batch(h.batch)
@@ -287,9 +287,20 @@ func (l *Ledger) ObservePool(name types.NamespacedName, revision string) {
 		p.revision = revision
 		p.updated = 0
 		for _, e := range p.pods {
-			p.countRevision(e.pod, 1)
+			if p.isUpdated(e) {
+				p.updated++
+			}
 		}
 		p.relist()
+	})
+}
+
+// ForgetPool drops what is known of a pool that is gone, once no pod and no batch refers to it.
+func (l *Ledger) ForgetPool(name types.NamespacedName) {
+	l.locked(func(_ *wakes) {
+		if p, ok := l.pools[name]; ok {
+			l.forgetEmpty(p)
+		}
 	})
 }
 
@@ -310,10 +321,19 @@ func (p *pool) relist() {
 	}
 }
 
-func (p *pool) countRevision(pod Pod, by int) {
-	if pod.Name != "" && pod.Revision == p.revision {
+// count adds a pod to the counts it belongs to, or takes it out.
+func (p *pool) count(e *entry, by int) {
+	if e.class == classNone {
+		return
+	}
+	p.counts[e.class] += by
+	if p.isUpdated(e) {
 		p.updated += by
 	}
+}
+
+func (p *pool) isUpdated(e *entry) bool {
+	return e.class != classTerminating && e.pod.Revision == p.revision
 }
 
 // classOf is the truth table of what a pod counts as:
@@ -340,31 +360,42 @@ func (p *pool) classOf(e *entry) class {
 	}
 }
 
-// classify files a pod under its class and says whether it changed.
-func (p *pool) classify(e *entry) bool {
+// classify counts a pod as what it is now.
+func (p *pool) classify(e *entry) {
+	p.count(e, -1)
+	p.refile(e)
+	p.count(e, 1)
+}
+
+// refile gives a pod its class and its place among the idle ones, and says whether its class changed. The caller keeps the
+// counts.
+func (p *pool) refile(e *entry) (changed bool) {
 	now := p.classOf(e)
-	if now == e.class {
-		return false
-	}
-	if e.class >= 0 {
-		p.counts[e.class]--
-	}
-	p.unlist(e)
+	changed = now != e.class
 	e.class = now
-	p.counts[now]++
-	p.enlist(e)
-	return true
+	if e.in != p.listOf(e) {
+		p.unlist(e)
+		p.enlist(e)
+	}
+	return changed
+}
+
+// listOf is the list an entry belongs into, nil for none.
+func (p *pool) listOf(e *entry) *list.List {
+	switch {
+	case e.class != classIdle:
+		return nil
+	case e.pod.Revision == p.revision:
+		return p.idle
+	default:
+		return p.stale
+	}
 }
 
 func (p *pool) enlist(e *entry) {
-	if e.class != classIdle {
-		return
+	if e.in = p.listOf(e); e.in != nil {
+		e.elem = e.in.PushBack(e)
 	}
-	e.in = p.stale
-	if e.pod.Revision == p.revision {
-		e.in = p.idle
-	}
-	e.elem = e.in.PushBack(e)
 }
 
 func (p *pool) unlist(e *entry) {
@@ -496,28 +527,39 @@ func (l *Ledger) Settle(s Settlement) (doubled []string) {
 		p := l.pool(types.NamespacedName{Namespace: s.Batch.Namespace, Name: s.Pool})
 		defer l.forgetEmpty(p)
 		b := l.batch(s.Batch, s.UID, p, w)
-		for index, name := range b.pods {
-			if name != "" && (index >= len(s.Pods) || s.Pods[index] != name) {
-				b.unhold(index, !b.assumed[index])
-			}
-		}
-		for index, name := range s.Pods {
-			if name == "" || (index < len(b.pods) && b.pods[index] == name) {
-				continue
-			}
-			if _, taken := p.holders[name]; taken {
-				doubled = append(doubled, name)
-				continue
-			}
-			b.hold(s.Batch, index, name)
-			if e, ok := p.pods[name]; ok {
-				p.classify(e)
-			}
-		}
+		b.dropAllBut(s.Pods)
+		doubled = b.adopt(s.Batch, s.Pods)
 		clear(b.assumed)
 		w.pool(p.name)
 		p.wakeHead(w)
 	})
+	return doubled
+}
+
+// dropAllBut takes away what the list doesn't name at the same index.
+func (b *batch) dropAllBut(pods []string) {
+	for index, name := range b.pods {
+		if name != "" && (index >= len(pods) || pods[index] != name) {
+			b.unhold(index, !b.assumed[index])
+		}
+	}
+}
+
+// adopt holds what the list names, and returns the pods that other batches hold.
+func (b *batch) adopt(name types.NamespacedName, pods []string) (doubled []string) {
+	for index, pod := range pods {
+		if pod == "" || (index < len(b.pods) && b.pods[index] == pod) {
+			continue
+		}
+		if _, taken := b.pool.holders[pod]; taken {
+			doubled = append(doubled, pod)
+			continue
+		}
+		b.hold(name, index, pod)
+		if e, ok := b.pool.pods[pod]; ok {
+			b.pool.classify(e)
+		}
+	}
 	return doubled
 }
 
@@ -689,7 +731,9 @@ func (l *Ledger) retire(name types.NamespacedName, n int, candidates func(*pool)
 			}
 			e.retired = true
 			p.classify(e)
-			pods = append(pods, e.pod)
+			pod := e.pod
+			pod.Dirty = e.dirty
+			pods = append(pods, pod)
 		}
 	})
 	return pods

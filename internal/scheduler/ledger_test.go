@@ -181,7 +181,7 @@ func TestDiscardedPodIsNotIdleAfterRelease(t *testing.T) {
 	l.Confirm(key("b"))
 	l.Discard(poolP, "p-0")
 	l.ReleaseAll(key("b"))
-	if diff := cmp.Diff(Counts{Terminating: 1, Updated: 1}, l.Counts(poolP)); diff != "" {
+	if diff := cmp.Diff(Counts{Terminating: 1}, l.Counts(poolP)); diff != "" {
 		t.Errorf("counts (-want +got):\n%s", diff)
 	}
 }
@@ -311,12 +311,17 @@ func mustBeConsistent(t *rapid.T, l *Ledger) {
 	updated := 0
 	for _, e := range p.pods {
 		want[p.classOf(e)]++
-		if e.pod.Revision == p.revision {
+		if p.isUpdated(e) {
 			updated++
 		}
 	}
 	if p.counts != want || p.updated != updated {
 		t.Fatalf("counts %v updated %d, want %v %d", p.counts, p.updated, want, updated)
+	}
+	for _, e := range p.pods {
+		if e.in != p.listOf(e) {
+			t.Fatalf("pod %s of class %d is in the wrong list", e.pod.Name, e.class)
+		}
 	}
 	if listed := p.idle.Len() + p.stale.Len(); listed != want[classIdle] {
 		t.Fatalf("%d pods in the idle lists, want %d", listed, want[classIdle])

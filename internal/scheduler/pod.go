@@ -41,6 +41,10 @@ type Pod struct {
 	// holds was left behind, and is never idle.
 	BatchLabel string
 
+	// Dirty says that a batch lost the pod without recycling it. Only the ledger knows: it is set where the ledger hands
+	// pods out for deletion.
+	Dirty bool
+
 	// Ended says that the pod's phase is Failed or Succeeded: it will never run again.
 	Ended bool
 }

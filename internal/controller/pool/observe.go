@@ -103,7 +103,7 @@ func (r *Reconciler) observeUnusable(key client.ObjectKey, deletes hold) []sched
 // stayed Ready.
 func (r *Reconciler) observeEndings(ctx context.Context, key client.ObjectKey, mem *memory, obs observed) error {
 	for _, p := range obs.unusable {
-		if !p.Ended || p.BatchLabel != "" { // what a batch did to its sandbox says nothing about the template
+		if !p.Ended || p.Dirty || p.BatchLabel != "" { // what a batch did to its sandbox says nothing about the template
 			continue
 		}
 		pod, err := r.cachedPod(ctx, key.Namespace, p.Name)
@@ -194,7 +194,7 @@ func endingOf(pod *corev1.Pod) problem {
 			how += fmt.Sprintf("; container %s: %s, exit code %d", status.Name, t.Reason, t.ExitCode)
 		}
 	}
-	return problem{reasonPodsEnded, how + "; give the template commands that keep running"}
+	return problem{v1alpha1.ReasonPodsEnded, how + "; give the template commands that keep running"}
 }
 
 // failureOf names the first pod, by name, that can't become ready, and why. What was reported before stays while

@@ -24,9 +24,6 @@ const (
 
 	// maxMessage is the greatest length of a condition's message in bytes.
 	maxMessage = 2048
-
-	// reasonPodsEnded surfaces on PodsFailing when pods of the pool end soon after their start.
-	reasonPodsEnded = "PodsEnded"
 )
 
 // poolStatus is the status of a pool that is not being deleted.
@@ -75,7 +72,7 @@ func countStatus(pool *v1alpha1.Pool, obs observed) *v1alpha1.PoolStatus {
 	status.Total = asInt32(n.Total())
 	status.Allocated = asInt32(n.Held)
 	status.Available = asInt32(n.Idle)
-	status.Updated = asInt32(min(n.Updated, n.Total())) // the ledger's number has pods that are going, too
+	status.Updated = asInt32(n.Updated)
 	status.Starting = asInt32(n.Starting)
 	status.Waiting = asInt32(n.Waiting)
 	return status
