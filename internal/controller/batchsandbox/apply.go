@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -220,7 +221,12 @@ func (r *Reconciler) writeAllocation(ctx context.Context, obs *observed, m *memo
 	patched := sb.DeepCopy()
 	err := r.client.Patch(ctx, patched, client.RawPatch(types.MergePatchType, allocationPatch(sb, annotations, finalizers)))
 	if err != nil {
-		return r.afterFailedWrite(ctx, sb, fmt.Errorf("patch allocation: %w", err))
+		err = fmt.Errorf("patch allocation: %w", err)
+		if obs.pooled() {
+			m.inDoubt = true
+			err = errors.Join(err, r.settleDoubt(ctx, sb, m))
+		}
+		return err
 	}
 	if obs.pooled() {
 		r.ledger.Confirm(client.ObjectKeyFromObject(sb))
@@ -244,28 +250,26 @@ func wantedFinalizers(obs *observed) []string {
 	return finalizers
 }
 
-// afterFailedWrite reads the batch from the API server itself, since the write may have landed all the same, and
-// settles the ledger with it. It returns the error of the write, or that of the read.
-func (r *Reconciler) afterFailedWrite(ctx context.Context, sb *v1alpha1.BatchSandbox, writeErr error) error {
+// settleDoubt reads the batch from the API server itself after an allocation that may have landed all the same, and
+// settles the ledger with it. Until that is done the ledger keeps what was assumed, and the batch is not looked at; after
+// it, no cache that is older than the truth is believed.
+func (r *Reconciler) settleDoubt(ctx context.Context, sb *v1alpha1.BatchSandbox, m *memory) error {
 	name := client.ObjectKeyFromObject(sb)
-	if sb.Spec.PoolRef == "" {
-		return writeErr
-	}
 	truth := &v1alpha1.BatchSandbox{}
 	err := r.apiReader.Get(ctx, name, truth)
 	switch {
 	case apierrors.IsNotFound(err), err == nil && truth.UID != sb.UID:
 		r.ledger.BatchGone(name)
-		return client.IgnoreNotFound(writeErr)
+		return errGone
 	case err != nil:
-		return errors.Join(writeErr, fmt.Errorf("read the batch again: %w", err))
+		return fmt.Errorf("read the batch again: %w", err)
 	}
-	pods, err := parseAllocStatus(truth)
-	if err != nil {
-		return writeErr
+	m.inDoubt = false
+	m.wrote(truth)
+	if pods, err := parseAllocStatus(truth); err == nil { // a malformed annotation is told when the batch is reconciled
+		r.settle(ctx, truth, pods)
 	}
-	r.settle(ctx, truth, pods)
-	return writeErr
+	return nil
 }
 
 // settle tells the ledger the truth about a batch, and the world if it names a pod that another batch holds.
@@ -283,11 +287,15 @@ func (r *Reconciler) settle(ctx context.Context, sb *v1alpha1.BatchSandbox, pods
 // makePods creates what is missing of a batch without pool, deletes what is of no use, and tells the addresses.
 func (r *Reconciler) makePods(ctx context.Context, obs *observed, p plan, m *memory, out *outcome) error {
 	var errs []error
+	failed := false
 	for _, pod := range p.discard {
 		if pod.DeletionTimestamp == nil {
-			m.backoff.Next(backoffKey, obs.now)
+			failed = failed || isLost(pod)
 			errs = append(errs, r.deletePod(ctx, pod.Namespace, pod.Name, pod.UID))
 		}
+	}
+	if failed {
+		m.backoff.failed(obs.now) // once, however many
 	}
 	if err := r.writeEndpoints(ctx, obs, m, out); err != nil {
 		return errors.Join(append(errs, err)...)
@@ -350,7 +358,7 @@ func (r *Reconciler) createPods(ctx context.Context, obs *observed, indexes []in
 	if refused == nil {
 		return err
 	}
-	m.backoff.Next(backoffKey, obs.now)
+	m.backoff.failed(obs.now)
 	m.refusal, m.refusedGeneration = refused, obs.sb.Generation
 	out.problem = refused
 	out.retryIn(m.waitForBackoff(obs.now, obs.sb.Generation))
@@ -408,10 +416,13 @@ func statusMessage(err error) string {
 	if errors.As(err, &status) {
 		message = status.Status().Message
 	}
-	if len(message) > maxMessage {
-		message = message[:maxMessage]
-	}
-	return message
+	return cut(message, maxMessage)
+}
+
+// cut shortens a text to a number of bytes, and keeps it valid UTF-8, so that it reads back from the API server as it was
+// written.
+func cut(text string, bytes int) string {
+	return strings.ToValidUTF8(text[:min(len(text), bytes)], "")
 }
 
 // deletePod deletes a pod by name and UID. One that is gone already is as good.

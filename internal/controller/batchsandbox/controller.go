@@ -18,7 +18,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	eventsv1 "k8s.io/client-go/tools/events"
-	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -48,7 +47,6 @@ const (
 	// poolIndex finds batches by the name of their pool.
 	poolIndex = "batchsandbox.pool"
 
-	backoffKey     = "create"
 	initialBackoff = time.Second
 	maxBackoff     = 5 * time.Minute
 )
@@ -85,10 +83,14 @@ type Reconciler struct {
 // memory is what the reconciler remembers of a batch from one reconcile to the next. Nothing in it is the home of a fact:
 // losing it costs a repeated call, no more. One reconcile of a batch runs at a time, so it needs no lock.
 type memory struct {
+	// uid is the batch's; a new batch of an old name starts with an empty memory.
+	uid types.UID
+	// inDoubt: an allocation may have landed, and nobody could read whether it has.
+	inDoubt bool
 	// written is the resourceVersion of our last write. A cache behind it shows the past.
 	written string
-	// letGo is the batch whose pods are given back: a cache that still shows its finalizers shows the past.
-	letGo types.UID
+	// letGo: the pods are given back, and a cache that still shows the finalizers shows the past.
+	letGo bool
 	// lastDelivery is when addresses were written last.
 	lastDelivery time.Time
 	// countedLost are the lost sandboxes whose try is counted.
@@ -97,7 +99,7 @@ type memory struct {
 	tasksChecked int
 	tasksProblem *problem
 	// backoff is how long to wait after pods were refused or failed.
-	backoff           *flowcontrol.Backoff
+	backoff           backoff
 	refusal           *problem
 	refusedGeneration int64
 }
@@ -108,12 +110,24 @@ func (m *memory) wrote(sb *v1alpha1.BatchSandbox) { m.written = sb.ResourceVersi
 func (m *memory) waitForBackoff(now time.Time, generation int64) time.Duration {
 	if m.refusal != nil && generation != m.refusedGeneration {
 		m.refusal = nil
-		m.backoff.Reset(backoffKey)
+		m.backoff = backoff{}
 	}
-	if !m.backoff.IsInBackOffSinceUpdate(backoffKey, now) {
-		return 0
+	return max(0, m.backoff.until.Sub(now))
+}
+
+// backoff is a wait that doubles from initialBackoff to maxBackoff with each failure, and starts anew after a quiet
+// time of twice maxBackoff.
+type backoff struct {
+	wait  time.Duration
+	until time.Time
+}
+
+func (b *backoff) failed(now time.Time) {
+	if now.Sub(b.until) > 2*maxBackoff {
+		b.wait = 0
 	}
-	return m.backoff.Get(backoffKey)
+	b.wait = min(max(initialBackoff, 2*b.wait), maxBackoff)
+	b.until = now.Add(b.wait)
 }
 
 // New returns a reconciler and registers its metrics.
@@ -210,7 +224,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("get batch: %w", err)
 	}
-	m := r.remember(req.NamespacedName)
+	m := r.remember(sb)
+	if m.inDoubt {
+		if err := r.settleDoubt(ctx, sb, m); err != nil {
+			return ignoreGone(ctrl.Result{}, err)
+		}
+	}
 	if scheduler.OlderVersion(sb.ResourceVersion, m.written) {
 		return ctrl.Result{RequeueAfter: staleRetry}, nil // the cache is behind our own write: its news is on the way
 	}
@@ -229,7 +248,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	out, applyErr := r.apply(ctx, obs, p, m)
 	statusErr := r.report(ctx, obs, p, out, m)
 	if err := errors.Join(applyErr, statusErr); err != nil {
-		return ignoreConflict(ctrl.Result{}, err)
+		return ignoreGone(ignoreConflict(ctrl.Result{}, err))
 	}
 	r.forgetReleased(obs)
 	r.dispatch(obs)
@@ -258,6 +277,17 @@ const staleRetry = time.Second
 func ignoreConflict(res ctrl.Result, err error) (ctrl.Result, error) {
 	if apierrors.IsConflict(err) {
 		return ctrl.Result{RequeueAfter: staleRetry}, nil
+	}
+	return res, err
+}
+
+// errGone says that the batch is gone from the API server, whatever the cache shows. Nothing more is done about it; the
+// event of its deletion is on the way.
+var errGone = errors.New("the batch is gone")
+
+func ignoreGone(res ctrl.Result, err error) (ctrl.Result, error) {
+	if errors.Is(err, errGone) {
+		return ctrl.Result{}, nil
 	}
 	return res, err
 }
@@ -354,19 +384,23 @@ func (r *Reconciler) patchStatus(ctx context.Context, obs *observed, status *v1a
 	patched := obs.sb.DeepCopy()
 	patched.Status = *status
 	if err := r.client.Status().Patch(ctx, patched, client.MergeFromWithOptions(obs.sb, client.MergeFromWithOptimisticLock{})); err != nil {
-		return client.IgnoreNotFound(fmt.Errorf("patch status: %w", err))
+		if apierrors.IsNotFound(err) {
+			return errGone
+		}
+		return fmt.Errorf("patch status: %w", err)
 	}
 	m.wrote(patched)
 	obs.sb = patched
 	return nil
 }
 
-func (r *Reconciler) remember(name types.NamespacedName) *memory {
+func (r *Reconciler) remember(sb *v1alpha1.BatchSandbox) *memory {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	name := client.ObjectKeyFromObject(sb)
 	m, ok := r.memories[name]
-	if !ok {
-		m = &memory{countedLost: map[string]bool{}, tasksChecked: -1, backoff: flowcontrol.NewBackOff(initialBackoff, maxBackoff)}
+	if !ok || m.uid != sb.UID {
+		m = &memory{uid: sb.UID, countedLost: map[string]bool{}, tasksChecked: -1}
 		r.memories[name] = m
 	}
 	return m

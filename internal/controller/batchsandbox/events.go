@@ -9,6 +9,9 @@ import (
 	"opensandbox.io/controller/api/v1alpha1"
 )
 
+// maxNote bounds the note of an event, in bytes: the API server refuses longer ones.
+const maxNote = 1024
+
 // recorder tells users what happened to their batch, after it has.
 type recorder struct{ events eventsv1.EventRecorder }
 
@@ -44,5 +47,5 @@ func (r recorder) problemFound(sb *v1alpha1.BatchSandbox, before *v1alpha1.Batch
 			return
 		}
 	}
-	r.events.Eventf(sb, nil, corev1.EventTypeWarning, found.reason, "Reconcile", "%s", found.message)
+	r.events.Eventf(sb, nil, corev1.EventTypeWarning, found.reason, "Reconcile", "%s", cut(found.message, maxNote))
 }

@@ -43,7 +43,7 @@ func (r *Reconciler) Rebuild(ctx context.Context, epoch string, namespaces []str
 	})
 	for i := range batches {
 		sb := &batches[i]
-		r.remember(client.ObjectKeyFromObject(sb)).wrote(sb)
+		r.remember(sb).wrote(sb)
 		pods, err := parseAllocStatus(sb)
 		if sb.Spec.PoolRef == "" || err != nil {
 			continue // a malformed annotation is told when the batch is reconciled
@@ -114,7 +114,7 @@ func (r *Reconciler) fence(ctx context.Context, sb *v1alpha1.BatchSandbox, pods 
 		return fmt.Errorf("fence batch %s: %w", client.ObjectKeyFromObject(sb), err)
 	}
 	// The last leader may have written between the list and the patch: what the patch returned is the truth.
-	r.remember(client.ObjectKeyFromObject(sb)).wrote(patched)
+	r.remember(sb).wrote(patched)
 	if now, err := parseAllocStatus(patched); err == nil && !equalPods(now, pods) {
 		r.settle(ctx, patched, now)
 	}

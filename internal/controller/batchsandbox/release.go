@@ -24,7 +24,7 @@ func (r *Reconciler) finalize(ctx context.Context, sb *v1alpha1.BatchSandbox, m 
 	name := client.ObjectKeyFromObject(sb)
 	r.ledger.LeaveQueue(name)
 	ours := ownFinalizers(sb)
-	if len(ours) == 0 || m.letGo == sb.UID {
+	if len(ours) == 0 || m.letGo {
 		return ctrl.Result{}, nil
 	}
 	obs, err := r.observe(ctx, sb)
@@ -47,7 +47,7 @@ func (r *Reconciler) finalize(ctx context.Context, sb *v1alpha1.BatchSandbox, m 
 	if err := r.removeFinalizers(ctx, sb, ours, m); err != nil {
 		return ctrl.Result{}, err
 	}
-	m.letGo = sb.UID
+	m.letGo = true
 	r.ledger.ReleaseAll(name)
 	r.runner.ForgetBatch(sb.UID)
 	logf.FromContext(ctx).Info("released batch", "pods", len(held))
