@@ -26,7 +26,9 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/yaml"
 
 	"opensandbox.io/controller/api/v1alpha1"
@@ -56,6 +58,7 @@ var shared *world
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	logf.SetLogger(klog.Background())
 	w, err := newWorld()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
@@ -348,4 +351,23 @@ func (s *space) columns(kind string) []string {
 func (s *space) podGone(name string) {
 	s.t.Helper()
 	s.gone(name, &corev1.Pod{})
+}
+
+// --- objects ----------------------------------------------------------------------------------------------
+
+func raw(json string) *v1alpha1.RawObject {
+	return &v1alpha1.RawObject{RawExtension: runtime.RawExtension{Raw: []byte(json)}}
+}
+
+// taskBatch is a batch of one sandbox of the pool, with this task.
+func (s *space) taskBatch(name, pool string, command ...string) *v1alpha1.BatchSandbox {
+	one := int32(1)
+	return &v1alpha1.BatchSandbox{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: v1alpha1.BatchSandboxSpec{
+			Replicas:     &one,
+			PoolRef:      pool,
+			TaskTemplate: &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{Process: v1alpha1.Process{Command: command}}},
+		},
+	}
 }
