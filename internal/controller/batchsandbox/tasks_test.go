@@ -69,7 +69,7 @@ func TestDesiredTask(t *testing.T) {
 			if diff := cmp.Diff(c.want, got.Process); diff != "" {
 				t.Errorf("process (-want +got):\n%s", diff)
 			}
-			if want := taskName("uid-b", index, 2); got.Name != want {
+			if want := taskName("uid-b", 0, 2); got.Name != want {
 				t.Errorf("name %s, want %s", got.Name, want)
 			}
 		})
