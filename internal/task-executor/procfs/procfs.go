@@ -103,6 +103,7 @@ const (
 	statSession = 3
 	statThreads = 17
 	statStart   = 19
+	statStack   = 25
 )
 
 // parseStat reads "pid (comm) state ppid pgrp session ...". The command may hold spaces and parentheses.
@@ -139,21 +140,6 @@ func parseStat(data []byte) (Stat, error) {
 	}
 	s.Start = start
 	return s, nil
-}
-
-// Environ reads the environment a process was started with.
-func (f FS) Environ(pid int) ([]string, error) {
-	data, err := os.ReadFile(f.Path(pid, "environ"))
-	if err != nil {
-		return nil, err
-	}
-	var env []string
-	for entry := range strings.SplitSeq(string(data), "\x00") {
-		if entry != "" {
-			env = append(env, entry)
-		}
-	}
-	return env, nil
 }
 
 // Lookup returns the value of a variable in an environment; the first entry counts, as for getenv.
