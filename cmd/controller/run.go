@@ -63,12 +63,12 @@ func run(ctx context.Context, o Options) error {
 	}
 	runnerCtx, stopRunner := context.WithCancel(ctx)
 	defer stopRunner()
-	wakeBatches, wakePools := trigger.New(), trigger.New()
-	runner := batchsandbox.NewRunner(runnerCtx, clock.RealClock{}, wakeBatches.Wake)
+	wake := waker{batches: trigger.New(), pools: trigger.New()}
+	runner := batchsandbox.NewRunner(runnerCtx, clock.RealClock{}, wake.WakeBatch)
 	defer runner.Wait()
 	defer stopRunner()
-	ledger := scheduler.NewLedger(waker{batches: wakeBatches, pools: wakePools})
-	if err := setup(mgr, o, ledger, runner, wakeBatches, wakePools); err != nil {
+	ledger := scheduler.NewLedger(wake)
+	if err := setup(mgr, o, ledger, runner, wake); err != nil {
 		return err
 	}
 	if err := addChecks(mgr); err != nil {
@@ -89,7 +89,7 @@ func (w waker) WakeBatch(batch types.NamespacedName) { w.batches.Wake(batch) }
 func (w waker) WakePool(pool types.NamespacedName)   { w.pools.Wake(pool) }
 
 // setup adds both controllers, and what rebuilds the ledger after the election.
-func setup(mgr ctrl.Manager, o Options, ledger *scheduler.Ledger, runner *batchsandbox.Runner, wakeBatches, wakePools *trigger.Trigger) error {
+func setup(mgr ctrl.Manager, o Options, ledger *scheduler.Ledger, runner *batchsandbox.Runner, wake waker) error {
 	ready := make(chan struct{})
 	recorder := mgr.GetEventRecorder("opensandbox-controller")
 	batches, err := batchsandbox.New(batchsandbox.Options{
@@ -99,14 +99,14 @@ func setup(mgr ctrl.Manager, o Options, ledger *scheduler.Ledger, runner *batchs
 	if err != nil {
 		return fmt.Errorf("make the batch controller: %w", err)
 	}
-	if err := batches.SetupWithManager(mgr, wakeBatches, o.Concurrency); err != nil {
+	if err := batches.SetupWithManager(mgr, wake.batches, o.Concurrency); err != nil {
 		return fmt.Errorf("set up the batch controller: %w", err)
 	}
 	pools := pool.New(pool.Options{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
 		Ledger: ledger, Ready: ready,
 	})
-	if err := pools.SetupWithManager(mgr, wakePools, o.Concurrency); err != nil {
+	if err := pools.SetupWithManager(mgr, wake.pools, o.Concurrency); err != nil {
 		return fmt.Errorf("set up the pool controller: %w", err)
 	}
 	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,6 +33,9 @@ type outcome struct {
 	// queue is the place in the pool's queue; nil if the batch doesn't wait.
 	queue *v1alpha1.QueueStatus
 
+	// released are the indexes whose sandboxes are fit for the next user, and not written as given back yet.
+	released []int
+
 	// created is the number of pods made now, which the cache may not show yet.
 	created int
 
@@ -51,10 +55,10 @@ func (r *Reconciler) apply(ctx context.Context, obs *observed, p plan, m *memory
 	if err := r.countLost(ctx, obs, p.lost, m); err != nil {
 		return out, err
 	}
-	released, releaseErr := r.release(ctx, obs, p.release)
-	var err error
+	var err, releaseErr error
+	out.released, releaseErr = r.release(ctx, obs, p.release)
 	if obs.pooled() {
-		err = r.allocate(ctx, obs, p, released, m, &out)
+		err = r.allocate(ctx, obs, p, m, &out)
 	} else {
 		err = r.makePods(ctx, obs, p, m, &out)
 	}
@@ -107,7 +111,7 @@ func addLostTry(status *v1alpha1.BatchSandboxStatus, index int) {
 }
 
 // allocate asks the ledger for what is missing and writes all that changed in one patch.
-func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, released []int, m *memory, out *outcome) error {
+func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *memory, out *outcome) error {
 	name := client.ObjectKeyFromObject(obs.sb)
 	if r.putOff(obs, p, m, out) {
 		return nil
@@ -126,7 +130,7 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, releas
 	for _, g := range grants {
 		obs.sandboxes[g.Index] = sandboxOf(scheduler.Holding{PodName: g.Pod.Name, Pod: &g.Pod})
 	}
-	drop := append(released, gone(obs)...)
+	drop := slices.Concat(out.released, gone(obs))
 	for _, index := range drop {
 		obs.sandboxes[index] = sandbox{}
 	}

@@ -234,7 +234,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{RequeueAfter: staleRetry}, nil // the cache is behind our own write: its news is on the way
 	}
 	if sb.DeletionTimestamp != nil {
-		return ignoreConflict(r.finalize(ctx, sb, m))
+		return ignoreConflict(ctrl.Result{}, r.finalize(ctx, sb, m))
 	}
 	obs, err := r.observe(ctx, sb)
 	if err != nil {

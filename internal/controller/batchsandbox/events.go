@@ -23,10 +23,6 @@ func (r recorder) podsCreated(sb *v1alpha1.BatchSandbox, n int) {
 	r.events.Eventf(sb, nil, corev1.EventTypeNormal, "PodsCreated", "Create", "Created %d pods", n)
 }
 
-func (r recorder) released(sb *v1alpha1.BatchSandbox, n int) {
-	r.events.Eventf(sb, nil, corev1.EventTypeNormal, "Released", "Release", "Gave %d sandboxes back", n)
-}
-
 func (r recorder) expired(sb *v1alpha1.BatchSandbox) {
 	r.events.Eventf(sb, nil, corev1.EventTypeNormal, "Expired", "Delete", "Deleted the batch, for its time is over")
 }

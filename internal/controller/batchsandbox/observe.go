@@ -105,7 +105,7 @@ func (r *Reconciler) observe(ctx context.Context, sb *v1alpha1.BatchSandbox) (*o
 	obs := &observed{sb: sb, now: r.clock.Now()}
 	obs.problem = validate(sb)
 	if obs.hasTasks() {
-		states := r.runner.States(sb.UID)
+		states := r.runner.states(sb.UID)
 		obs.ends = mergeEnds(sb, states)
 		obs.tasks = states
 	}

@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
-	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
@@ -20,16 +19,16 @@ import (
 
 // finalize gives back all that a batch holds that is being deleted, and then lets it go: stop tasks, recycle, and only
 // then the finalizers.
-func (r *Reconciler) finalize(ctx context.Context, sb *v1alpha1.BatchSandbox, m *memory) (ctrl.Result, error) {
+func (r *Reconciler) finalize(ctx context.Context, sb *v1alpha1.BatchSandbox, m *memory) error {
 	name := client.ObjectKeyFromObject(sb)
 	r.ledger.LeaveQueue(name)
 	ours := ownFinalizers(sb)
 	if len(ours) == 0 || m.letGo {
-		return ctrl.Result{}, nil
+		return nil
 	}
 	obs, err := r.observe(ctx, sb)
 	if err != nil {
-		return ctrl.Result{}, err
+		return err
 	}
 	var held []int
 	for i, s := range obs.sandboxes {
@@ -39,19 +38,19 @@ func (r *Reconciler) finalize(ctx context.Context, sb *v1alpha1.BatchSandbox, m 
 	}
 	released, err := r.release(ctx, obs, held)
 	if err != nil {
-		return ctrl.Result{}, err
+		return err
 	}
 	if len(released) < len(held) {
-		return ctrl.Result{}, nil // the tasks that still stop wake the batch when they have
+		return nil // the tasks that still stop wake the batch when they have
 	}
 	if err := r.removeFinalizers(ctx, sb, ours, m); err != nil {
-		return ctrl.Result{}, err
+		return err
 	}
 	m.letGo = true
 	r.ledger.ReleaseAll(name)
 	r.runner.ForgetBatch(sb.UID)
 	logf.FromContext(ctx).Info("released batch", "pods", len(held))
-	return ctrl.Result{}, nil
+	return nil
 }
 
 func ownFinalizers(sb *v1alpha1.BatchSandbox) []string {

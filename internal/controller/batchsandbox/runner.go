@@ -126,8 +126,8 @@ func (r *Runner) start(t target, stopping bool, initial taskState, work func(con
 	})
 }
 
-// States returns the last state of each index of a batch that has a watcher, ended ones included.
-func (r *Runner) States(uid types.UID) map[int]taskState {
+// states returns the last state of each index of a batch that has a watcher, ended ones included.
+func (r *Runner) states(uid types.UID) map[int]taskState {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	states := make(map[int]taskState, len(r.byUID[uid]))

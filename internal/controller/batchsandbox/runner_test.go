@@ -37,13 +37,15 @@ type fakeExecutor struct {
 
 func newFakeExecutor() *fakeExecutor { return &fakeExecutor{changed: make(chan struct{})} }
 
+// change changes what the executor does or knows, and lets whoever waits for that come to rest.
 func (e *fakeExecutor) change(f func()) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	f()
 	e.rev++
 	close(e.changed)
 	e.changed = make(chan struct{})
+	e.mu.Unlock()
+	synctest.Wait()
 }
 
 // becomes sets the state of the only task.
@@ -153,7 +155,7 @@ func endedWith(end taskexecutor.Terminated) taskexecutor.ProcessStatus {
 // state waits until nothing can go on without time, and returns what is known of the task.
 func (w *runnerWorld) state() taskState {
 	synctest.Wait()
-	return w.States(target1.uid)[target1.index]
+	return w.states(target1.uid)[target1.index]
 }
 
 func (w *runnerWorld) wantPhase(phase taskPhase) taskState {
@@ -447,7 +449,7 @@ func TestForgettingEndsTheWatcher(t *testing.T) {
 				w.wantPhase(taskPending)
 				f(w)
 				w.Wait() // hangs, and fails the bubble, if the watcher goes on
-				if states := w.States(target1.uid); len(states) != 0 {
+				if states := w.states(target1.uid); len(states) != 0 {
 					t.Errorf("still known: %v", states)
 				}
 				if w.woken != 0 {
@@ -477,7 +479,7 @@ func TestANewBatchOfAnOldNameForgetsTheOldOne(t *testing.T) {
 		again.uid = "uid-again"
 		w.Run(again, 1, task1)
 		synctest.Wait()
-		if states := w.States(target1.uid); len(states) != 0 {
+		if states := w.states(target1.uid); len(states) != 0 {
 			t.Errorf("the vanished batch is still followed: %v", states)
 		}
 		w.ForgetBatch(target1.uid)

@@ -128,8 +128,8 @@ func conditions(obs *observed, status *v1alpha1.BatchSandboxStatus, c sandboxCou
 			fmt.Sprintf("%d of %d sandboxes are Ready", c.usable, c.wanted))
 	}
 	if obs.hasTasks() {
-		kind, ok, reason, message := tasksCompleted(obs, status)
-		set(kind, ok, reason, message)
+		ok, reason, message := tasksCompleted(obs, status)
+		set(v1alpha1.ConditionTasksCompleted, ok, reason, message)
 	}
 	return all
 }
@@ -141,7 +141,7 @@ func waitingMessage(obs *observed) string {
 	return fmt.Sprintf("waiting for pods of Pool %s", obs.sb.Spec.PoolRef)
 }
 
-func tasksCompleted(obs *observed, status *v1alpha1.BatchSandboxStatus) (kind string, ok bool, reason, message string) {
+func tasksCompleted(obs *observed, status *v1alpha1.BatchSandboxStatus) (ok bool, reason, message string) {
 	ended := int(status.TaskSucceed + status.TaskFailed)
 	switch {
 	case ended < obs.replicas():
@@ -149,11 +149,11 @@ func tasksCompleted(obs *observed, status *v1alpha1.BatchSandboxStatus) (kind st
 		if first := firstUnknown(obs); first != "" {
 			message += "; " + first
 		}
-		return v1alpha1.ConditionTasksCompleted, false, v1alpha1.ReasonTasksRunning, message
+		return false, v1alpha1.ReasonTasksRunning, message
 	case status.TaskFailed > 0:
-		return v1alpha1.ConditionTasksCompleted, true, v1alpha1.ReasonTasksFailed, fmt.Sprintf("%d of %d tasks failed", status.TaskFailed, ended)
+		return true, v1alpha1.ReasonTasksFailed, fmt.Sprintf("%d of %d tasks failed", status.TaskFailed, ended)
 	default:
-		return v1alpha1.ConditionTasksCompleted, true, v1alpha1.ReasonTasksSucceeded, "every task succeeded"
+		return true, v1alpha1.ReasonTasksSucceeded, "every task succeeded"
 	}
 }
 

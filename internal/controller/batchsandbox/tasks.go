@@ -132,8 +132,8 @@ func tryOf(status *v1alpha1.BatchSandboxStatus, index int) int {
 func mergeEnds(sb *v1alpha1.BatchSandbox, states map[int]taskState) map[int]taskEnd {
 	ends := map[int]taskEnd{}
 	// A list in the status that can't be read was not written by a controller; its indexes count as not ended.
-	completed, _ := indexset.Parse(sb.Status.CompletedIndexes) //nolint:errcheck // see above
-	failed, _ := indexset.Parse(sb.Status.FailedIndexes)       //nolint:errcheck // see above
+	completed, _ := indexset.Parse(sb.Status.CompletedIndexes)
+	failed, _ := indexset.Parse(sb.Status.FailedIndexes)
 	for _, index := range completed {
 		ends[index] = taskEnd{ok: true, recorded: true}
 	}
