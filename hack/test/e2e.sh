@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Puts the binaries of bin/ as images into the cluster that hack/test/with-cluster.sh started, deploys the controller
-# there, and runs the command against it.
+# there, runs the command against it, and then tests that undeploying leaves nothing behind.
 #
 #   hack/test/with-cluster.sh node e2e -- hack/test/e2e.sh COMMAND...
 set -euo pipefail
+shopt -s inherit_errexit
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 : "${KUBECONFIG:?run this through hack/test/with-cluster.sh}" "${OPENSANDBOX_CLUSTER_NAME:?run this through hack/test/with-cluster.sh}"
@@ -11,7 +12,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 pushed=$(go -C hack/localcluster run . push --name="$OPENSANDBOX_CLUSTER_NAME" --bin="$PWD/bin")
 # By digest the controller rolls out whenever its content changed. kind has no registry, hence no digest.
 by_digest=$(sed -n 's/^IMG=//p' <<<"$pushed")
-make --no-print-directory deploy KUBECTL=kubectl IMG="${by_digest:-opensandbox/controller:dev}" TASK_EXECUTOR_IMG=opensandbox/task-executor:dev
+export TASK_EXECUTOR_IMG=opensandbox/task-executor:dev
+make --no-print-directory deploy KUBECTL=kubectl IMG="${by_digest:-opensandbox/controller:dev}" TASK_EXECUTOR_IMG="$TASK_EXECUTOR_IMG"
 if ! kubectl -n opensandbox-system rollout status deployment/opensandbox-controller-manager --timeout=180s; then
 	kubectl -n opensandbox-system describe pods >&2
 	kubectl -n opensandbox-system logs deployment/opensandbox-controller-manager --tail=50 >&2 || true
@@ -19,3 +21,43 @@ if ! kubectl -n opensandbox-system rollout status deployment/opensandbox-control
 	exit 1
 fi
 "$@"
+
+# Undeploying a controller whose sandboxes are in use: the pool's own, a batch's own, and one in which a task runs.
+namespace=undeploy-e2e
+fail() {
+	echo "e2e.sh: FAILED: $1" >&2
+	exit 1
+}
+echo "=== undeploy"
+kubectl delete namespace "$namespace" --ignore-not-found --timeout=120s # of a run that was broken off
+kubectl create namespace "$namespace"
+kubectl -n "$namespace" apply -f config/samples/basic-batch.yaml -f bin/deploy/samples/task-pool.yaml
+kubectl -n "$namespace" apply -f - <<'END'
+apiVersion: sandbox.opensandbox.io/v1alpha1
+kind: BatchSandbox
+metadata:
+  name: busy
+spec:
+  replicas: 1
+  poolRef: task-example-pool
+  taskTemplate:
+    spec:
+      process:
+        command: ["sleep", "1000"]
+END
+kubectl -n "$namespace" wait batchsandbox --all --for=condition=Ready --timeout=120s
+kubectl -n "$namespace" wait batchsandbox/busy --for=jsonpath='{.status.taskRunning}'=1 --timeout=60s
+
+for run in first second; do # the second finds nothing, and is fine
+	make --no-print-directory undeploy KUBECTL=kubectl || fail "make undeploy, the $run time"
+done
+left=$(
+	kubectl get crd,clusterrole,clusterrolebinding -o name | grep -i opensandbox || true
+	kubectl get namespace opensandbox-system --ignore-not-found -o name
+	kubectl get pods --all-namespaces -l sandbox.opensandbox.io/pool-name -o name
+	kubectl get pods --all-namespaces -l batch-sandbox.sandbox.opensandbox.io/name -o name
+	kubectl -n "$namespace" get pods -o name
+)
+[ -z "$left" ] || fail "make undeploy left behind: $left"
+kubectl delete namespace "$namespace" --timeout=120s
+echo "e2e.sh: undeploying left nothing behind"
