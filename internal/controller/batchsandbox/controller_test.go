@@ -155,10 +155,14 @@ func TestADoubtStaysUntilTheTruthCanBeRead(t *testing.T) {
 				t.Fatalf("counts %+v: pods that the batch may have are handed out", c)
 			}
 		}
-		w.onRead = nil
+		reads := 0
+		w.onRead = func() error { reads++; return nil }
 		w.reconcile()
 		w.cached = nil
 		w.settled()
+		if reads != 1 {
+			t.Errorf("read the truth %d times, want once: the doubt is over", reads)
+		}
 		if c := w.counts(); c.Held != 2 || c.Unusable != 0 {
 			t.Errorf("counts %+v", c)
 		}
@@ -427,6 +431,35 @@ func TestALostPodCostsOneTryHoweverLongItGoes(t *testing.T) {
 		w.wantAnnotation(v1alpha1.AllocStatusAnnotation, `{"pods":[""]}`)
 		if diff := cmp.Diff([]v1alpha1.TaskTries{{Index: 0, Lost: 1}}, w.batch().Status.TaskTries); diff != "" {
 			t.Errorf("tries (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestATaskIsFollowedToTheNewAddressOfItsPod(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.addPool(v1alpha1.RecycleNoop, 1)
+		w.create(pooledBatch(1).Task("true").Obj())
+		w.settled()
+		w.setPods(func(int) corev1.PodStatus { return readyStatus("10.0.0.99") }, "p-0")
+		w.settled()
+		w.wantAnnotation(v1alpha1.EndpointsAnnotation, `["10.0.0.99"]`)
+		if n := w.executor("10.0.0.99").setCount(); n != 1 {
+			t.Errorf("%d sets at the new address, want 1", n)
+		}
+	})
+}
+
+func TestNobodyFollowsTheTaskOfALostSandboxThatIsNotWantedAnyMore(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.addPool(v1alpha1.RecycleNoop, 2)
+		w.create(pooledBatch(2).Task("true").Obj())
+		w.settled()
+		w.setPods(func(int) corev1.PodStatus { return corev1.PodStatus{Phase: corev1.PodFailed, PodIP: "10.0.0.11"} }, "p-1")
+		w.edit(func(sb *v1alpha1.BatchSandbox) { one := int32(1); sb.Spec.Replicas = &one })
+		w.settled()
+		w.wantAnnotation(v1alpha1.AllocStatusAnnotation, `{"pods":["p-0"]}`)
+		if followed := sortedIndexes(w.runner.states("uid-b")); !slices.Equal(followed, []int{0}) {
+			t.Errorf("follows indexes %v, want 0 alone", followed)
 		}
 	})
 }
