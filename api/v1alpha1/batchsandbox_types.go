@@ -137,7 +137,7 @@ type TaskSpec struct {
 	TimeoutSeconds *int64 `json:"timeoutSeconds,omitempty"`
 
 	// backoffLimit is the number of further tries after the task fails by itself (exit code, timeout), with
-	// exponential back-off. Defaults to 0.
+	// exponential back-off. Defaults to 0. Not in effect yet: every failure is final.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=2147483647
@@ -244,7 +244,7 @@ type BatchSandboxStatus struct {
 	// +listMapKey=index
 	TaskTries []TaskTries `json:"taskTries,omitempty"`
 
-	// restarts is the number of times a sandbox container restarted while held.
+	// restarts is the number of times a sandbox container restarted while held. Not counted yet.
 	// +optional
 	Restarts int32 `json:"restarts,omitempty"`
 

@@ -97,9 +97,6 @@ const (
 
 	// ReasonTasksFailed surfaces when every task ended, and some failed.
 	ReasonTasksFailed = "TasksFailed"
-
-	// ReasonNoTaskExecutor surfaces when tasks are asked for in pods without a task-executor.
-	ReasonNoTaskExecutor = "NoTaskExecutor"
 )
 
 // Reasons of Pool conditions.

@@ -15,7 +15,8 @@ const (
 	// RecycleDelete deletes the pod; the pool makes another.
 	RecycleDelete RecycleType = "Delete"
 
-	// RecycleRestart restarts every container of the pod: same pod, node and IP, new root file systems.
+	// RecycleRestart restarts every container of the pod: same pod, node and IP, new root file systems. Not in effect yet:
+	// the pod is deleted instead.
 	RecycleRestart RecycleType = "Restart"
 
 	// RecycleNoop hands the pod on as it is, files and processes of the last user included.
@@ -91,7 +92,7 @@ type ScaleStrategy struct {
 // UpdateStrategy says how idle pods of an old template are replaced.
 type UpdateStrategy struct {
 	// maxUnavailable is the greatest number of idle pods that are replaced at once, absolute or a percentage
-	// of the idle pods, rounded up. Defaults to 25%.
+	// of the idle pods, rounded up. Defaults to 25%. Not in effect yet: old idle pods are handed out last.
 	// +optional
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:Pattern=`^(\d{1,3})%$`
@@ -101,7 +102,8 @@ type UpdateStrategy struct {
 
 // RecycleStrategy says what happens to a pod that a batch gives back.
 type RecycleStrategy struct {
-	// type is Delete, Restart or Noop. Unset: Restart where the result is provably clean, else Delete.
+	// type is Delete, Restart or Noop. Unset: Restart where the result is provably clean, else Delete. For now Restart and
+	// unset both delete.
 	// +optional
 	Type RecycleType `json:"type,omitempty"`
 }

@@ -14,14 +14,6 @@ const (
 	// On: BatchSandbox. Written by the batch controller on delivery. Read by gateways and SDKs.
 	EndpointsAnnotation = "sandbox.opensandbox.io/endpoints"
 
-	// AllocReleaseAnnotation lists pods given back: {"pods":[...]}. On: BatchSandbox. Only read, on objects
-	// made by older controllers.
-	AllocReleaseAnnotation = "sandbox.opensandbox.io/alloc-release"
-
-	// AllocReleasedAnnotation lists pods taken back: {"pods":[...]}. On: BatchSandbox. Only read, on objects
-	// made by older controllers.
-	AllocReleasedAnnotation = "sandbox.opensandbox.io/alloc-released"
-
 	// RecyclingAnnotation marks a released pod as dirty: {"batch":UID,"containers":{name:ID}} with the
 	// container IDs the last user had. On: pool pods. Written by the pool before the pod leaves its batch's
 	// alloc-status, removed when the recycling is proven. Read by the ledger: a marked pod is never idle.

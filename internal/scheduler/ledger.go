@@ -135,8 +135,12 @@ func NewLedger(w Waker) *Ledger {
 		waker:   w,
 		pools:   map[types.NamespacedName]*pool{},
 		batches: map[types.NamespacedName]*batch{},
-		removed: map[types.UID]struct{}{},
 	}
+}
+
+// Rebuild says that the API server is about to be read: what goes from now on stays gone, whatever a list says.
+func (l *Ledger) Rebuild() {
+	l.locked(func(_ *wakes) { l.removed = map[types.UID]struct{}{} })
 }
 
 // Rebuilt says that the ledger has been told all that the API server knows.

@@ -225,6 +225,7 @@ func TestOldNewsIsIgnored(t *testing.T) {
 
 func TestAListReadBeforeADeletionDoesNotBringThePodBack(t *testing.T) {
 	l, _ := newPool(1)
+	l.Rebuild()
 	gone := readyPod("p-0")
 	l.RemovePod(poolP, "p-0", gone.UID)
 	l.ObservePod(poolP, gone)

@@ -339,3 +339,22 @@ func TestScaleSubresourceChangesReplicas(t *testing.T) {
 	s.must(s.client.SubResource("scale").Patch(s.ctx, sb, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"replicas":2}}`))))
 	s.delivered("own", 2)
 }
+
+// Pods that become Ready one by one cost a few writes of their batch, not one each.
+func TestManyPodsCostTheirBatchFewWrites(t *testing.T) {
+	s := newSpace(t)
+	s.startController("")
+	const n = 100
+	s.create(makeBatch("own", "", n))
+	s.delivered("own", n)
+	writes := 0
+	for _, w := range s.writes() {
+		if w.ObjectRef.Resource == "batchsandboxes" {
+			writes++
+		}
+	}
+	if writes > n/3 {
+		t.Errorf("%d writes of the batch for %d pods, want at most a third", writes, n)
+	}
+	t.Logf("%d writes of the batch for %d pods", writes, n)
+}

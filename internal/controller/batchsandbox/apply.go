@@ -57,6 +57,9 @@ func (r *Reconciler) apply(ctx context.Context, obs *observed, p plan, m *memory
 	}
 	var err, releaseErr error
 	out.released, releaseErr = r.release(ctx, obs, p.release)
+	if len(out.released) > 0 {
+		r.events.released(obs.sb, len(out.released))
+	}
 	if obs.pooled() {
 		err = r.allocate(ctx, obs, p, m, &out)
 	} else {
@@ -128,18 +131,19 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *mem
 		}
 	}
 	for _, g := range grants {
-		obs.sandboxes[g.Index] = sandboxOf(scheduler.Holding{PodName: g.Pod.Name, Pod: &g.Pod})
+		obs.sandboxes[g.Index] = sandboxOf(scheduler.Holding{PodName: g.Pod.Name, Pod: &g.Pod}, obs.sb.Name)
 	}
 	drop := slices.Concat(out.released, gone(obs))
 	for _, index := range drop {
 		obs.sandboxes[index] = sandbox{}
 	}
+	before := obs.sb
 	if err := r.writeAllocation(ctx, obs, m, allocationOf(obs.sandboxes, obs.replicas())); err != nil {
 		return err
 	}
 	r.ledger.Release(name, drop)
 	if len(grants) > 0 {
-		r.metrics.delivered(obs, len(grants))
+		r.metrics.delivered(before, obs.now, len(grants))
 		logf.FromContext(ctx).Info("allocated pods", "pods", len(grants), "missing", len(p.missing)-len(grants))
 		r.events.allocated(obs.sb, len(grants))
 	}
@@ -383,10 +387,13 @@ func (r *Reconciler) createPod(ctx context.Context, sb *v1alpha1.BatchSandbox, p
 	if getErr := r.apiReader.Get(ctx, client.ObjectKeyFromObject(pod), existing); getErr != nil {
 		return fmt.Errorf("get pod %s: %w", pod.Name, getErr)
 	}
-	if metav1.IsControlledBy(existing, sb) {
-		return nil
+	switch {
+	case !metav1.IsControlledBy(existing, sb):
+		return &nameTakenError{pod: pod.Name}
+	case existing.DeletionTimestamp != nil:
+		return fmt.Errorf("create pod %s: the last pod of that name is still going", pod.Name)
 	}
-	return &nameTakenError{pod: pod.Name}
+	return nil
 }
 
 // nameTakenError says that a pod of somebody else has the name that a pod of the batch would have.

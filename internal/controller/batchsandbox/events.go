@@ -4,6 +4,8 @@ package batchsandbox
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	eventsv1 "k8s.io/client-go/tools/events"
 
 	"opensandbox.io/controller/api/v1alpha1"
@@ -21,6 +23,23 @@ func (r recorder) allocated(sb *v1alpha1.BatchSandbox, n int) {
 
 func (r recorder) podsCreated(sb *v1alpha1.BatchSandbox, n int) {
 	r.events.Eventf(sb, nil, corev1.EventTypeNormal, "PodsCreated", "Create", "Created %d pods", n)
+}
+
+func (r recorder) released(sb *v1alpha1.BatchSandbox, n int) {
+	r.events.Eventf(sb, nil, corev1.EventTypeNormal, "Released", "Release", "Gave %d sandboxes back", n)
+}
+
+// tasksCompleted tells once that every task has ended.
+func (r recorder) tasksCompleted(sb *v1alpha1.BatchSandbox, before *v1alpha1.BatchSandboxStatus) {
+	now := condition(sb, v1alpha1.ConditionTasksCompleted)
+	if now == nil || now.Status != metav1.ConditionTrue || meta.IsStatusConditionTrue(before.Conditions, v1alpha1.ConditionTasksCompleted) {
+		return
+	}
+	kind := corev1.EventTypeNormal
+	if now.Reason == v1alpha1.ReasonTasksFailed {
+		kind = corev1.EventTypeWarning
+	}
+	r.events.Eventf(sb, nil, kind, now.Reason, "Run", "%s", now.Message)
 }
 
 func (r recorder) expired(sb *v1alpha1.BatchSandbox) {

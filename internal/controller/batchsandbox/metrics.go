@@ -3,7 +3,11 @@
 package batchsandbox
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
+
+	"opensandbox.io/controller/api/v1alpha1"
 )
 
 // metrics are what the batch controller counts.
@@ -36,7 +40,11 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 	return m, nil
 }
 
-func (m *metrics) delivered(obs *observed, pods int) {
+// delivered counts pods handed to a batch, and how long its first ones took.
+func (m *metrics) delivered(before *v1alpha1.BatchSandbox, now time.Time, pods int) {
 	m.allocated.Add(float64(pods))
-	m.deliveries.Observe(obs.now.Sub(obs.sb.CreationTimestamp.Time).Seconds())
+	if _, again := before.Annotations[v1alpha1.EndpointsAnnotation]; again {
+		return // a replacement, or more of them
+	}
+	m.deliveries.Observe(now.Sub(before.CreationTimestamp.Time).Seconds())
 }

@@ -139,7 +139,7 @@ func (r *Reconciler) observePooled(ctx context.Context, obs *observed) error {
 		if i >= len(obs.sandboxes) {
 			obs.sandboxes = append(obs.sandboxes, sandbox{})
 		}
-		obs.sandboxes[i] = sandboxOf(h)
+		obs.sandboxes[i] = sandboxOf(h, sb.Name)
 	}
 	return nil
 }
@@ -164,7 +164,7 @@ func holdingNames(holdings []scheduler.Holding) []string {
 	return names
 }
 
-func sandboxOf(h scheduler.Holding) sandbox {
+func sandboxOf(h scheduler.Holding, batch string) sandbox {
 	if h.PodName == "" {
 		return sandbox{}
 	}
@@ -178,7 +178,7 @@ func sandboxOf(h scheduler.Holding) sandbox {
 		node:     h.Pod.Node,
 		ready:    h.Pod.State == scheduler.PodReady,
 		lost:     h.Pod.Lost(),
-		labelled: h.Pod.BatchLabel != "",
+		labelled: h.Pod.BatchLabel == batch,
 	}
 }
 
@@ -186,7 +186,7 @@ func sandboxOf(h scheduler.Holding) sandbox {
 func (r *Reconciler) observeOwn(ctx context.Context, obs *observed) error {
 	var pods corev1.PodList
 	if err := r.client.List(ctx, &pods, client.InNamespace(obs.sb.Namespace),
-		client.MatchingFields{ownerIndex: string(obs.sb.UID)}); err != nil {
+		client.MatchingFields{ownerIndex: string(obs.sb.UID)}, client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("list pods of %s: %w", client.ObjectKeyFromObject(obs.sb), err)
 	}
 	obs.sandboxes, obs.surplus = sortOwnPods(pods.Items, obs.replicas())

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"opensandbox.io/controller/api/v1alpha1"
 )
@@ -144,7 +145,7 @@ func planDemand(obs *observed, p *plan) {
 		return
 	}
 	if timeout := obs.sb.Spec.AllocationTimeoutSeconds; timeout != nil {
-		end := obs.sb.CreationTimestamp.Add(time.Duration(*timeout) * time.Second)
+		end := obs.waitingSince().Add(time.Duration(*timeout) * time.Second)
 		if !obs.now.Before(end) {
 			fail(v1alpha1.ReasonAllocationTimedOut, "Pool %s could not give %d of the sandboxes within %d s: enlarge the pool, or make a new batch",
 				name, len(p.missing), *timeout)
@@ -158,6 +159,20 @@ func planDemand(obs *observed, p *plan) {
 			fail(v1alpha1.ReasonExceedsPoolMax, "%d sandboxes are asked for, but Pool %s has a poolMax of %d: lower replicas or raise poolMax",
 				obs.replicas(), name, poolMax)
 		}
+	}
+}
+
+// waitingSince is when the batch began to wait for its pool: at its creation, or when it lost or asked for a sandbox after
+// it had had all of them.
+func (o *observed) waitingSince() time.Time {
+	c := condition(o.sb, v1alpha1.ConditionAllocated)
+	switch {
+	case c == nil:
+		return o.sb.CreationTimestamp.Time
+	case c.Status == metav1.ConditionTrue:
+		return o.now
+	default:
+		return c.LastTransitionTime.Time
 	}
 }
 

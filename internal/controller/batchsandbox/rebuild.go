@@ -27,6 +27,7 @@ func (r *Reconciler) Rebuild(ctx context.Context, epoch string, namespaces []str
 	if len(namespaces) == 0 {
 		namespaces = []string{metaAll}
 	}
+	r.ledger.Rebuild()
 	var batches []v1alpha1.BatchSandbox
 	for _, namespace := range namespaces {
 		found, err := r.listAll(ctx, namespace)

@@ -25,6 +25,11 @@ const (
 	// shortPoll is how often an executor is asked that doesn't know how to wait.
 	shortPoll = 2 * time.Second
 
+	// maxHasty is how many answers may come in quick succession, each within hastyPause of the last, before the next is asked
+	// for after hastyPause.
+	maxHasty   = 10
+	hastyPause = 500 * time.Millisecond
+
 	// unknownAfter is how long an executor may be silent before its task counts as unknown.
 	unknownAfter = 5 * time.Second
 
@@ -198,6 +203,7 @@ func (r *Runner) watch(ctx context.Context, s *session, task taskexecutor.Task) 
 	heard := r.clock.Now()
 	var since string
 	var accepted, started bool
+	var answers haste
 	for ctx.Err() == nil {
 		tasks, rev, err := r.ask(ctx, client, task, accepted, since)
 		switch {
@@ -231,10 +237,29 @@ func (r *Runner) watch(ctx context.Context, s *session, task taskexecutor.Task) 
 		default:
 			r.report(s, taskState{phase: taskPending, try: try})
 		}
-		if rev == "" && !first {
+		switch {
+		case rev == "" && !first:
 			r.pause(ctx, shortPoll)
+		case answers.tooMuch(heard):
+			r.pause(ctx, hastyPause)
 		}
 	}
+}
+
+// haste counts answers that came in quick succession. An executor that gives many of them, for it is broken or hostile, is
+// asked less often.
+type haste struct {
+	answers int
+	last    time.Time
+}
+
+func (h *haste) tooMuch(now time.Time) bool {
+	if now.Sub(h.last) > hastyPause {
+		h.answers = 0
+	}
+	h.answers++
+	h.last = now
+	return h.answers > maxHasty
 }
 
 // ask hands the task over, once, and from then on waits for news of it.

@@ -498,3 +498,20 @@ func TestTheRunnerEndsWithItsContext(t *testing.T) {
 		w.state()
 	}) // the bubble ends the context, waits, and fails if a goroutine is left
 }
+
+func TestAnExecutorThatAnswersTooQuicklyIsAskedLessOften(t *testing.T) {
+	var answers haste
+	now := time.Unix(0, 0)
+	for i := range maxHasty {
+		if answers.tooMuch(now) {
+			t.Fatalf("answer %d is too much, want %d to be borne", i+1, maxHasty)
+		}
+		now = now.Add(time.Millisecond)
+	}
+	if !answers.tooMuch(now) {
+		t.Error("one more is borne, too")
+	}
+	if answers.tooMuch(now.Add(hastyPause + time.Millisecond)) {
+		t.Error("an answer that took its time is too much")
+	}
+}

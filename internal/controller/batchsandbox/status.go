@@ -198,6 +198,14 @@ func taskStatus(obs *observed, status *v1alpha1.BatchSandboxStatus) {
 	status.FailedTasks = failures[:min(len(failures), maxFailedTasks)]
 }
 
+// sameButNumbers says whether two statuses mean the same: the same conditions for the same reasons, and the same spec.
+func sameButNumbers(a, b *v1alpha1.BatchSandboxStatus) bool {
+	return a.Phase == b.Phase && a.ObservedGeneration == b.ObservedGeneration && (a.Queue == nil) == (b.Queue == nil) &&
+		slices.EqualFunc(a.Conditions, b.Conditions, func(x, y metav1.Condition) bool {
+			return x.Type == y.Type && x.Status == y.Status && x.Reason == y.Reason
+		})
+}
+
 // condition returns the condition of that type, nil if the batch has none.
 func condition(sb *v1alpha1.BatchSandbox, kind string) *metav1.Condition {
 	return meta.FindStatusCondition(sb.Status.Conditions, kind)

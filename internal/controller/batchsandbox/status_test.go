@@ -197,3 +197,55 @@ func TestTheCountersOfTasksSumUpToTheirNumber(t *testing.T) {
 		}
 	})
 }
+
+func TestWaitingIsCountedFromWhenTheBatchBeganToWait(t *testing.T) {
+	created, lost, now := time.Unix(1000, 0), time.Unix(2000, 0), time.Unix(3000, 0)
+	allocated := func(status metav1.ConditionStatus) []metav1.Condition {
+		return []metav1.Condition{{Type: v1alpha1.ConditionAllocated, Status: status, LastTransitionTime: metav1.NewTime(lost)}}
+	}
+	cases := map[string]struct {
+		conditions []metav1.Condition
+		want       time.Time
+	}{
+		"a new batch waits since its creation":               {nil, created},
+		"one that had all and now lacks some waits from now": {allocated(metav1.ConditionTrue), now},
+		"one that lacks some waits since it was told so":     {allocated(metav1.ConditionFalse), lost},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			sb := &v1alpha1.BatchSandbox{}
+			sb.CreationTimestamp = metav1.NewTime(created)
+			sb.Status.Conditions = c.conditions
+			if got := (&observed{sb: sb, now: now}).waitingSince(); !got.Equal(c.want) {
+				t.Errorf("waits since %s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestOnlyNumbersDiffer(t *testing.T) {
+	base := v1alpha1.BatchSandboxStatus{
+		Phase: v1alpha1.PhasePending, ObservedGeneration: 1, Ready: 1,
+		Conditions: []metav1.Condition{{Type: "Ready", Status: "False", Reason: "PodsNotReady", Message: "1 of 3"}},
+	}
+	cases := map[string]struct {
+		change func(*v1alpha1.BatchSandboxStatus)
+		want   bool
+	}{
+		"more are ready":          {func(s *v1alpha1.BatchSandboxStatus) { s.Ready, s.Conditions[0].Message = 2, "2 of 3" }, true},
+		"another phase":           {func(s *v1alpha1.BatchSandboxStatus) { s.Phase = v1alpha1.PhaseSucceed }, false},
+		"another spec":            {func(s *v1alpha1.BatchSandboxStatus) { s.ObservedGeneration = 2 }, false},
+		"another reason":          {func(s *v1alpha1.BatchSandboxStatus) { s.Conditions[0].Reason = "InvalidTemplate" }, false},
+		"a condition turned":      {func(s *v1alpha1.BatchSandboxStatus) { s.Conditions[0].Status = "True" }, false},
+		"it waits in a queue now": {func(s *v1alpha1.BatchSandboxStatus) { s.Queue = &v1alpha1.QueueStatus{} }, false},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			after := base.DeepCopy()
+			c.change(after)
+			if got := sameButNumbers(&base, after); got != c.want {
+				t.Errorf("same but numbers: %v, want %v", got, c.want)
+			}
+		})
+	}
+}

@@ -329,8 +329,8 @@ func (w *world) settled() {
 	w.t.Helper()
 	for range 20 {
 		before := len(w.writes)
-		w.reconcile()
-		if before == len(w.writes) {
+		again := w.reconcile().RequeueAfter
+		if before == len(w.writes) && (again == 0 || again > pace) {
 			return
 		}
 		time.Sleep(pace)

@@ -42,7 +42,7 @@ func ownLabels() []string {
 func ownAnnotations() []string {
 	return []string{
 		v1alpha1.RecyclingAnnotation, v1alpha1.AllocStatusAnnotation, v1alpha1.EndpointsAnnotation,
-		v1alpha1.AllocReleaseAnnotation, v1alpha1.AllocReleasedAnnotation, v1alpha1.LeaderEpochAnnotation,
+		v1alpha1.LeaderEpochAnnotation,
 	}
 }
 
