@@ -39,6 +39,9 @@ import (
 // settleTime bounds how long anything may take to come true. It is generous: the machine may be busy.
 const settleTime = 60 * time.Second
 
+// definitions is where the custom resource definitions are.
+const definitions = "../../config/crd/bases"
+
 // world is what the tests share.
 type world struct {
 	config     *rest.Config
@@ -88,7 +91,7 @@ func runTests(m *testing.M) (int, error) {
 	if err := shared.build(); err != nil {
 		return 0, err
 	}
-	if err := shared.install(context.Background()); err != nil {
+	if err := shared.install(context.Background(), definitions); err != nil {
 		return 0, err
 	}
 	return m.Run(), nil
@@ -108,10 +111,10 @@ func (w *world) build() error {
 }
 
 // install creates or updates the definitions and waits until they are served.
-func (w *world) install(ctx context.Context) error {
-	paths, err := filepath.Glob("../../config/crd/bases/*.yaml")
+func (w *world) install(ctx context.Context, dir string) error {
+	paths, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
 	if err != nil || len(paths) == 0 {
-		return fmt.Errorf("no definitions under config/crd/bases: %w", err)
+		return fmt.Errorf("no definitions in %s (%w)", dir, err)
 	}
 	for _, path := range paths {
 		crd := &apiextensionsv1.CustomResourceDefinition{}
