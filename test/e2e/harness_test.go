@@ -154,7 +154,8 @@ func (s *space) cleanUp(ctx context.Context) error {
 		}
 		return nil
 	})
-	return errors.Join(err, s.client.Delete(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.name}}))
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.name}}
+	return errors.Join(err, client.IgnoreNotFound(s.client.Delete(ctx, namespace)))
 }
 
 // dump logs what helps to find out why a test failed.

@@ -130,3 +130,12 @@ func without(text string, traces []string) []string {
 	}
 	return missing
 }
+
+func TestANamespaceWithABusyPoolCanBeDeleted(t *testing.T) {
+	t.Parallel()
+	s := newSpace(t)
+	s.createYAML(s.onePod("one"))
+	s.create(s.taskBatch("busy", "one", "sleep", "1000"))
+	s.batchIs("busy", "runs", func(sb *v1alpha1.BatchSandbox) bool { return sb.Status.TaskRunning == 1 })
+	s.kubectl("delete", "namespace", s.name, "--timeout=60s")
+}
