@@ -39,86 +39,90 @@ func (f FS) Status(pid int) (Status, error) {
 
 // parseStatus insists on every field it needs: a right that can't be read must not become a right that is granted.
 func parseStatus(data string) (Status, error) {
-	fields := map[string]string{}
+	values := map[string]string{}
 	for line := range strings.SplitSeq(data, "\n") {
 		if name, value, ok := strings.Cut(line, ":"); ok {
-			fields[name] = strings.TrimSpace(value)
+			values[name] = strings.TrimSpace(value)
 		}
 	}
 	var s Status
-	var err error
-	read := func(name string, parse func(value string) error) {
-		value, ok := fields[name]
-		if err != nil {
-			return
-		}
+	fields := []struct {
+		name  string
+		parse func(value string) error
+	}{
+		{"Uid", effectiveID(&s.UID)},
+		{"Gid", effectiveID(&s.GID)},
+		{"Groups", numbers(&s.Groups)},
+		{"Umask", octal(&s.Umask)},
+		{"CapInh", caps(&s.Inheritable)},
+		{"CapPrm", caps(&s.Permitted)},
+		{"CapEff", caps(&s.Effective)},
+		{"CapBnd", caps(&s.Bounding)},
+		{"CapAmb", caps(&s.Ambient)},
+		{"NoNewPrivs", flag(&s.NoNewPrivs)},
+	}
+	for _, field := range fields {
+		value, ok := values[field.name]
 		if !ok {
-			err = fmt.Errorf("%w: no field %s", ErrMalformed, name)
-			return
+			return Status{}, fmt.Errorf("%w: no field %s", ErrMalformed, field.name)
 		}
-		if perr := parse(value); perr != nil {
-			err = fmt.Errorf("%w: field %s: %w", ErrMalformed, name, perr)
+		if err := field.parse(value); err != nil {
+			return Status{}, fmt.Errorf("%w: field %s: %w", ErrMalformed, field.name, err)
 		}
 	}
-	caps := func(to *Caps) func(string) error {
-		return func(value string) error {
-			n, err := strconv.ParseUint(value, 16, 64)
-			*to = Caps(n)
+	return s, nil
+}
+
+// effectiveID takes the second of the real, the effective, the saved and the file system's id.
+func effectiveID(to *int) func(string) error {
+	return func(value string) error {
+		var ids []int
+		if err := numbers(&ids)(value); err != nil {
 			return err
 		}
-	}
-	effectiveID := func(to *int) func(string) error {
-		return func(value string) error {
-			ids := strings.Fields(value) // real, effective, saved, file system
-			if len(ids) != 4 {
-				return fmt.Errorf("%d ids instead of 4", len(ids))
-			}
-			for i, id := range ids {
-				n, err := strconv.ParseUint(id, 10, 32)
-				if err != nil {
-					return err
-				}
-				if i == 1 {
-					*to = int(n)
-				}
-			}
-			return nil
+		if len(ids) != 4 {
+			return fmt.Errorf("%d ids instead of 4", len(ids))
 		}
+		*to = ids[1]
+		return nil
 	}
-	read("Uid", effectiveID(&s.UID))
-	read("Gid", effectiveID(&s.GID))
-	read("Groups", func(value string) error {
-		for group := range strings.FieldsSeq(value) {
-			n, err := strconv.ParseUint(group, 10, 32)
+}
+
+func numbers(to *[]int) func(string) error {
+	return func(value string) error {
+		for field := range strings.FieldsSeq(value) {
+			n, err := strconv.ParseUint(field, 10, 32)
 			if err != nil {
 				return err
 			}
-			s.Groups = append(s.Groups, int(n))
+			*to = append(*to, int(n))
 		}
 		return nil
-	})
-	read("Umask", func(value string) error {
+	}
+}
+
+func octal(to *int) func(string) error {
+	return func(value string) error {
 		n, err := strconv.ParseUint(value, 8, 12)
-		s.Umask = int(n)
+		*to = int(n)
 		return err
-	})
-	read("CapInh", caps(&s.Inheritable))
-	read("CapPrm", caps(&s.Permitted))
-	read("CapEff", caps(&s.Effective))
-	read("CapBnd", caps(&s.Bounding))
-	read("CapAmb", caps(&s.Ambient))
-	read("NoNewPrivs", func(value string) error {
-		switch value {
-		case "0":
-		case "1":
-			s.NoNewPrivs = true
-		default:
+	}
+}
+
+func caps(to *Caps) func(string) error {
+	return func(value string) error {
+		n, err := strconv.ParseUint(value, 16, 64)
+		*to = Caps(n)
+		return err
+	}
+}
+
+func flag(to *bool) func(string) error {
+	return func(value string) error {
+		if value != "0" && value != "1" {
 			return fmt.Errorf("value %q", value)
 		}
+		*to = value == "1"
 		return nil
-	})
-	if err != nil {
-		return Status{}, err
 	}
-	return s, nil
 }
