@@ -3,6 +3,8 @@
 package process
 
 import (
+	"slices"
+
 	"opensandbox.io/controller/internal/task-executor/procfs"
 )
 
@@ -88,19 +90,23 @@ func (in membersInput) treeOf(child procfs.Stat) (string, bool) {
 	if marker := in.Marker(child.PID); marker != "" && in.tracked(marker) {
 		return marker, true
 	}
-	seenAs, seen := in.Seen[child.ID]
-	stray := seen && seenAs == strays
-	for _, r := range in.Roots {
-		stray = stray || child.Start >= r.Start
-	}
 	switch {
-	case !stray || len(in.Roots) == 0:
+	case len(in.Roots) == 0 || !in.mayBelong(child):
 		return "", false
 	case len(in.Roots) == 1:
 		return in.Roots[0].marker, true
 	default:
 		return strays, true
 	}
+}
+
+// mayBelong reports whether a child without any sign could be of some tree: it was held to be a stray before, or is not
+// older than every main process.
+func (in membersInput) mayBelong(child procfs.Stat) bool {
+	if marker, seen := in.Seen[child.ID]; seen && marker == strays {
+		return true
+	}
+	return slices.ContainsFunc(in.Roots, func(r root) bool { return child.Start >= r.Start })
 }
 
 func (in membersInput) tracked(marker string) bool {

@@ -138,22 +138,9 @@ func (o *Output) settleAll(last bool) {
 
 // copy reads a stream until the last writer has closed it. After that it only answers to settle.
 func (o *Output) copy(s *stream) {
-	open := true
-	for {
+	for open := true; ; {
 		if open {
-			n, err := s.read.Read(s.buf)
-			o.take(s, s.buf[:n])
-			switch {
-			case err == nil:
-				continue
-			case errors.Is(err, os.ErrDeadlineExceeded):
-			default:
-				open = false
-				o.flush(s)
-				if !errors.Is(err, io.EOF) {
-					o.log.Error("could not read an output", "stream", s.name, "err", err)
-				}
-			}
+			open = o.readOn(s)
 		}
 		request := <-s.settle
 		if open {
@@ -169,6 +156,25 @@ func (o *Output) copy(s *stream) {
 		if request.last {
 			return
 		}
+	}
+}
+
+// readOn reads a stream until it is interrupted. It returns false when there is nothing more to come.
+func (o *Output) readOn(s *stream) (open bool) {
+	for {
+		n, err := s.read.Read(s.buf)
+		o.take(s, s.buf[:n])
+		if err == nil {
+			continue
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return true
+		}
+		o.flush(s)
+		if !errors.Is(err, io.EOF) {
+			o.log.Error("could not read an output", "stream", s.name, "err", err)
+		}
+		return false
 	}
 }
 

@@ -222,11 +222,10 @@ func TestEndFindsTheWholeTree(t *testing.T) {
 		sleep 0; exit 0`)
 	bystander := shell(t, s, "m2", "echo bystander=$$; exec sleep 1000")
 	other := pidIn(t, bystander.expect(t, "\n"), "bystander")
-	var output string
 	for _, name := range []string{"session=", "double=", "stubborn=", "erased=", "ready="} {
-		output = p.expect(t, name)
+		p.expect(t, name)
 	}
-	output = p.expect(t, "\n")
+	output := p.expect(t, "\n")
 	p.wait(t)
 	var members []procfs.ID
 	for _, name := range []string{"session", "double", "stubborn"} {

@@ -121,11 +121,8 @@ func mainProcesses(processes []process, own procfs.Container) []process {
 	mains := map[procfs.Container]process{}
 	pause := map[procfs.Container]bool{}
 	podNamespace := slices.ContainsFunc(processes, func(p process) bool { return p.PID == 1 && p.container.Pod == own.Pod })
-	for _, p := range processes {
-		if p.container == own || p.container.Pod != own.Pod {
-			continue
-		}
-		if p.PID == 1 || (p.Comm == "pause" && p.Parent == 0) {
+	for _, p := range neighbours(processes, own) {
+		if isPause(p) {
 			pause[p.container] = true
 		}
 		if podNamespace && p.Parent != 0 {
@@ -144,6 +141,20 @@ func mainProcesses(processes []process, own procfs.Container) []process {
 	slices.SortFunc(out, compareAge)
 	return out
 }
+
+// neighbours returns the processes in the other containers of the own pod.
+func neighbours(processes []process, own procfs.Container) []process {
+	var out []process
+	for _, p := range processes {
+		if p.container != own && p.container.Pod == own.Pod {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// isPause reports whether a process is that of the pause container, which holds the pod's namespaces.
+func isPause(p process) bool { return p.PID == 1 || (p.Comm == "pause" && p.Parent == 0) }
 
 // isStarting reports whether a container's first process is still the runtime's own, about to become the main process.
 func isStarting(p process) bool { return strings.HasPrefix(p.Comm, "runc:[") }

@@ -30,6 +30,8 @@ func Serve(ctx context.Context, srv *http.Server, l net.Listener, grace time.Dur
 	if err != nil {
 		err = errors.Join(fmt.Errorf("end open requests: %w", err), srv.Close())
 	}
-	<-ended
+	if serveErr := <-ended; !errors.Is(serveErr, http.ErrServerClosed) {
+		err = errors.Join(err, fmt.Errorf("serve %s: %w", l.Addr(), serveErr))
+	}
 	return err
 }
