@@ -47,7 +47,7 @@ func parse(args []string, getenv func(string) string, out io.Writer) (Options, e
 		return Options{}, err
 	}
 	if err := opts.check(flags.Args()); err != nil {
-		fmt.Fprintln(out, "task-executor:", err) //nolint:errcheck // nobody to tell it to
+		fmt.Fprintln(out, "task-executor:", err) // nobody to tell a failed write to
 		return Options{}, err
 	}
 	return opts, nil

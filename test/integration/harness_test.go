@@ -71,7 +71,7 @@ func runTests(m *testing.M) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(dir)
+	defer os.RemoveAll(dir) //nolint:errcheck // a leftover in the temporary folder
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
 		return 0, err
@@ -421,7 +421,7 @@ func (s *space) writes() []write {
 	s.t.Helper()
 	file, err := os.Open(filepath.Join(filepath.Dir(s.kubeconfig), "audit.log"))
 	s.must(err)
-	defer file.Close()
+	defer file.Close() //nolint:errcheck // only read from
 	var found []write
 	lines := bufio.NewScanner(file)
 	lines.Buffer(nil, 4<<20)
