@@ -57,7 +57,16 @@ func run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	mgr, err := ctrl.NewManager(config, managerOptions(o, logger))
+	options := managerOptions(o, logger)
+	leads := func() bool { return true }
+	if o.LeaderElect {
+		lock, err := newLease(config, o, clock.RealClock{})
+		if err != nil {
+			return err
+		}
+		options.LeaderElectionResourceLockInterface, leads = lock, lock.leads
+	}
+	mgr, err := ctrl.NewManager(config, options)
 	if err != nil {
 		return fmt.Errorf("make the manager: %w", err)
 	}
@@ -68,7 +77,7 @@ func run(ctx context.Context, o Options) error {
 	defer runner.Wait()
 	defer stopRunner()
 	ledger := scheduler.NewLedger(wake)
-	if err := setup(mgr, o, ledger, runner, wake); err != nil {
+	if err := setup(mgr, o, parts{ledger: ledger, runner: runner, wake: wake, leads: leads}); err != nil {
 		return err
 	}
 	if err := addChecks(mgr); err != nil {
@@ -88,25 +97,33 @@ type waker struct{ batches, pools *trigger.Trigger }
 func (w waker) WakeBatch(batch types.NamespacedName) { w.batches.Wake(batch) }
 func (w waker) WakePool(pool types.NamespacedName)   { w.pools.Wake(pool) }
 
+// parts are what the controllers share.
+type parts struct {
+	ledger *scheduler.Ledger
+	runner *batchsandbox.Runner
+	wake   waker
+	leads  func() bool
+}
+
 // setup adds both controllers, and what rebuilds the ledger after the election.
-func setup(mgr ctrl.Manager, o Options, ledger *scheduler.Ledger, runner *batchsandbox.Runner, wake waker) error {
+func setup(mgr ctrl.Manager, o Options, p parts) error {
 	ready := make(chan struct{})
 	recorder := mgr.GetEventRecorder("opensandbox-controller")
 	batches, err := batchsandbox.New(batchsandbox.Options{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
-		Registry: metrics.Registry, Ledger: ledger, Runner: runner, Ready: ready,
+		Registry: metrics.Registry, Ledger: p.ledger, Runner: p.runner, Ready: ready, Leads: p.leads,
 	})
 	if err != nil {
 		return fmt.Errorf("make the batch controller: %w", err)
 	}
-	if err := batches.SetupWithManager(mgr, wake.batches, o.Concurrency); err != nil {
+	if err := batches.SetupWithManager(mgr, p.wake.batches, o.Concurrency); err != nil {
 		return fmt.Errorf("set up the batch controller: %w", err)
 	}
 	pools := pool.New(pool.Options{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
-		Ledger: ledger, Ready: ready,
+		Ledger: p.ledger, Ready: ready,
 	})
-	if err := pools.SetupWithManager(mgr, wake.pools, o.Concurrency); err != nil {
+	if err := pools.SetupWithManager(mgr, p.wake.pools, o.Concurrency); err != nil {
 		return fmt.Errorf("set up the pool controller: %w", err)
 	}
 	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {

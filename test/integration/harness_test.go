@@ -393,6 +393,15 @@ func (c *controller) kill() {
 	}
 }
 
+// signal sends a signal to the process, if it is there.
+func (c *controller) signal(sig syscall.Signal) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cmd != nil {
+		_ = c.cmd.Process.Signal(sig)
+	}
+}
+
 func tail(text string, lines int) string {
 	all := strings.Split(strings.TrimRight(text, "\n"), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")

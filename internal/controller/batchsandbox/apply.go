@@ -130,6 +130,7 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *mem
 			out.retryIn(time.Second)
 		}
 	}
+	had := slices.Clone(obs.sandboxes)
 	for _, g := range grants {
 		obs.sandboxes[g.Index] = sandboxOf(scheduler.Holding{PodName: g.Pod.Name, Pod: &g.Pod}, obs.sb.Name)
 	}
@@ -139,6 +140,7 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *mem
 	}
 	before := obs.sb
 	if err := r.writeAllocation(ctx, obs, m, allocationOf(obs.sandboxes, obs.replicas())); err != nil {
+		obs.sandboxes = had // the status must not tell of what was not written
 		return err
 	}
 	r.ledger.Release(name, drop)
@@ -225,6 +227,10 @@ func (r *Reconciler) writeAllocation(ctx context.Context, obs *observed, m *memo
 	finalizers := wantedFinalizers(obs)
 	if len(annotations) == 0 && len(withFinalizers(sb.Finalizers, finalizers)) == len(sb.Finalizers) {
 		return nil
+	}
+	if obs.pooled() && !r.leads() {
+		m.inDoubt = true // what was assumed is given up once the truth is read
+		return errNotLeading
 	}
 	patched := sb.DeepCopy()
 	err := r.client.Patch(ctx, patched, client.RawPatch(types.MergePatchType, allocationPatch(sb, annotations, finalizers)))

@@ -63,6 +63,9 @@ type Options struct {
 
 	// Ready is closed when the ledger has been rebuilt after the election: nothing is reconciled before.
 	Ready <-chan struct{}
+
+	// Leads says whether this process still leads for sure. It is asked before each allocation is written.
+	Leads func() bool
 }
 
 // Reconciler reconciles BatchSandboxes.
@@ -75,6 +78,7 @@ type Reconciler struct {
 	ledger    *scheduler.Ledger
 	runner    *Runner
 	ready     <-chan struct{}
+	leads     func() bool
 
 	mu       sync.Mutex
 	memories map[types.NamespacedName]*memory
@@ -151,7 +155,7 @@ func New(o Options) (*Reconciler, error) {
 	}
 	return &Reconciler{
 		client: o.Client, apiReader: o.APIReader, clock: o.Clock, events: recorder{o.Recorder}, metrics: m,
-		ledger: o.Ledger, runner: o.Runner, ready: o.Ready, memories: map[types.NamespacedName]*memory{},
+		ledger: o.Ledger, runner: o.Runner, ready: o.Ready, leads: o.Leads, memories: map[types.NamespacedName]*memory{},
 	}, nil
 }
 
@@ -257,6 +261,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, r.expire(ctx, sb)
 	}
 	out, applyErr := r.apply(ctx, obs, p, m)
+	if errors.Is(applyErr, errNotLeading) {
+		return ctrl.Result{}, applyErr
+	}
 	reportAgain, statusErr := r.report(ctx, obs, p, out, m)
 	if err := errors.Join(applyErr, statusErr); err != nil {
 		return ignoreGone(ignoreConflict(ctrl.Result{}, err))
@@ -285,6 +292,10 @@ func ignoreConflict(res ctrl.Result, err error) (ctrl.Result, error) {
 // errGone says that the batch is gone from the API server, whatever the cache shows. Nothing more is done about it; the
 // event of its deletion is on the way.
 var errGone = errors.New("the batch is gone")
+
+// errNotLeading says that the lease was not renewed in time: another controller may lead. Nothing is written until it is
+// renewed; where it never is, this process ends.
+var errNotLeading = errors.New("the lease was not renewed in time")
 
 func ignoreGone(res ctrl.Result, err error) (ctrl.Result, error) {
 	if errors.Is(err, errGone) {

@@ -99,6 +99,26 @@ func TestAConflictSetsThePodsFreeThatTheBatchDoesNotName(t *testing.T) {
 	})
 }
 
+func TestWithoutALeaseNoPodIsHandedOutAndNoneStaysHeld(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.addPool(v1alpha1.RecycleNoop, 2)
+		w.create(pooledBatch(2).Obj())
+		w.deposed = true
+		w.takeWrites()
+		for range 2 {
+			if _, err := w.tryReconcile(); !errors.Is(err, errNotLeading) {
+				t.Errorf("got %v, want %v", err, errNotLeading)
+			}
+		}
+		if writes := w.takeWrites(); len(writes) > 0 {
+			t.Errorf("wrote %v", writes)
+		}
+		w.deposed = false
+		w.settled()
+		w.wantAnnotation(v1alpha1.AllocStatusAnnotation, `{"pods":["p-0","p-1"]}`)
+	})
+}
+
 // lostAnswer lets a patch land and loses the answer.
 func lostAnswer(ctx context.Context, c client.WithWatch, obj client.Object, p client.Patch) error {
 	if err := c.Patch(ctx, obj, p); err != nil {

@@ -41,6 +41,7 @@ type world struct {
 	runner   *Runner
 	recorder *events.FakeRecorder
 	r        *Reconciler
+	deposed  bool // the lease was not renewed in time
 
 	mu        sync.Mutex
 	writes    []string // verb and name of each, in order
@@ -92,6 +93,7 @@ func (w *world) startController() {
 	r, err := New(Options{
 		Client: interceptor.NewClient(w.client, w.calls()), APIReader: interceptor.NewClient(w.client, w.reads()),
 		Clock: clock.RealClock{}, Recorder: w.recorder, Registry: prometheus.NewRegistry(), Ledger: w.ledger, Runner: w.runner, Ready: ready,
+		Leads: func() bool { return !w.deposed },
 	})
 	if err != nil {
 		w.t.Fatal(err)
