@@ -206,23 +206,34 @@ func allocationOf(sandboxes []sandbox, replicas int) allocation {
 	return a
 }
 
-// writeAllocation writes the finalizers and both annotations in one patch, if any of them changes. When the answer is in
-// doubt, the truth is read and the ledger follows it.
-func (r *Reconciler) writeAllocation(ctx context.Context, obs *observed, m *memory, a allocation) error {
+// changedAnnotations are the annotations that differ from an allocation. ok is false where nothing may be written: there is
+// nothing to say yet, or somebody's edit must be repaired first.
+func changedAnnotations(obs *observed, a allocation) (changed map[string]string, ok bool) {
 	sb := obs.sb
-	annotations := map[string]string{}
+	changed = map[string]string{}
 	if obs.pooled() {
 		_, has := sb.Annotations[v1alpha1.AllocStatusAnnotation]
 		current, err := parseAllocStatus(sb)
 		if err != nil || (!has && len(trim(a.pods)) == 0) {
-			return nil // nothing to say, or somebody's edit that must be repaired first
+			return nil, false
 		}
-		if value := formatAllocStatus(a.pods); !equalPods(current, a.pods) {
-			annotations[v1alpha1.AllocStatusAnnotation] = value
+		if !equalPods(current, a.pods) {
+			changed[v1alpha1.AllocStatusAnnotation] = formatAllocStatus(a.pods)
 		}
 	}
 	if value := formatEndpoints(a.ips); sb.Annotations[v1alpha1.EndpointsAnnotation] != value {
-		annotations[v1alpha1.EndpointsAnnotation] = value
+		changed[v1alpha1.EndpointsAnnotation] = value
+	}
+	return changed, true
+}
+
+// writeAllocation writes the finalizers and both annotations in one patch, if any of them changes. When the answer is in
+// doubt, the truth is read and the ledger follows it.
+func (r *Reconciler) writeAllocation(ctx context.Context, obs *observed, m *memory, a allocation) error {
+	sb := obs.sb
+	annotations, ok := changedAnnotations(obs, a)
+	if !ok {
+		return nil
 	}
 	finalizers := wantedFinalizers(obs)
 	if len(annotations) == 0 && len(withFinalizers(sb.Finalizers, finalizers)) == len(sb.Finalizers) {
