@@ -188,7 +188,7 @@ func TestBrokenNewTemplateKeepsTheOldPods(t *testing.T) {
 	tests := map[string]struct {
 		step    func(w *world, round int)
 		wantOld int
-		most    int // creates in 20 minutes
+		most    int // creates in 10 minutes
 	}{
 		"its image can't be pulled": {func(w *world, _ int) { fail(w, waiting) }, 4, 2},
 		"its pods crash, and are Ready for a moment between": {func(w *world, round int) {
@@ -199,6 +199,18 @@ func TestBrokenNewTemplateKeepsTheOldPods(t *testing.T) {
 			}
 		}, 4, 2},
 		"its pods end at once": {func(w *world, _ int) { fail(w, corev1.PodStatus{Phase: corev1.PodFailed}) }, 4, 16},
+		"its pods end after a moment of being Ready": {func(w *world, _ int) {
+			current := revision(w)
+			w.setStatus(func(pod *corev1.Pod) {
+				switch {
+				case pod.Labels[v1alpha1.PoolRevisionLabel] != current:
+				case pod.Status.Phase == corev1.PodRunning:
+					pod.Status = corev1.PodStatus{Phase: corev1.PodFailed}
+				default:
+					pod.Status = readyStatus(w.clock.Now())
+				}
+			})
+		}, 2, 20},
 		"its pods are refused": {func(w *world, _ int) { w.onCreate = invalidPod }, 4, 16},
 	}
 	for name, tt := range tests {
@@ -208,7 +220,7 @@ func TestBrokenNewTemplateKeepsTheOldPods(t *testing.T) {
 			if strings.Contains(name, "refused") {
 				tt.step(w, 0)
 			}
-			for round := range 120 { // 20 minutes
+			for round := range 60 { // 10 minutes
 				_, _ = w.tryReconcile() // a refusal is told in the status
 				w.news()
 				tt.step(w, round)
@@ -350,5 +362,41 @@ func TestUpdateBudget(t *testing.T) {
 				t.Errorf("budget %d, want %d", got, tt.want)
 			}
 		})
+	}
+}
+
+func TestPlanUpdateIsHeldBack(t *testing.T) {
+	pool := updatePool(4, 4, 10, "1")
+	fine := observed{template: &corev1.PodTemplateSpec{}, counts: scheduler.Counts{Idle: 4, StaleIdle: 4}}
+	if got := planUpdate(pool, fine).Replace; got != 1 {
+		t.Fatalf("nothing is wrong: replaces %d, want 1", got)
+	}
+	for name, change := range map[string]func(*observed){
+		"by an invalid spec":                   func(o *observed) { o.invalid = &problem{} },
+		"by a template that can't be read":     func(o *observed) { o.template = nil },
+		"by refused creates":                   func(o *observed) { o.creates.failing = true },
+		"by pods that ended":                   func(o *observed) { o.endings.failing = true },
+		"by pods that crash":                   func(o *observed) { o.crashes = time.Second },
+		"by deletes that wait after a failure": func(o *observed) { o.deletes.wait = time.Second },
+	} {
+		obs := fine
+		change(&obs)
+		if got := planUpdate(pool, obs).Replace; got != 0 {
+			t.Errorf("%s: replaces %d, want 0", name, got)
+		}
+	}
+}
+
+func TestEndOfAnOldPodSaysNothingAboutTheNewTemplate(t *testing.T) {
+	w := updateWorld(t, updatePool(3, 3, 10, "0"))
+	w.setTemplate(newerTemplate)
+	w.settled()
+	w.setStatus(func(pod *corev1.Pod) { pod.Status = corev1.PodStatus{Phase: corev1.PodFailed} })
+	w.updated()
+	if got, want := w.condition(v1alpha1.ConditionPodsFailing), "False/PodsHealthy"; got != want {
+		t.Errorf("PodsFailing is %s, want %s", got, want)
+	}
+	if n := w.ledger.Counts(w.key); n.Idle != 3 || n.Updated != 3 || w.creates != 3 {
+		t.Errorf("%+v after %d creates, want 3 updated", n, w.creates)
 	}
 }
