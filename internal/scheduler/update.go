@@ -20,8 +20,8 @@ type UpdatePlan struct {
 
 // Owed is how many of the pods that were deleted to be replaced the pool still has use for: no more than bring its buffer
 // to bufferMax, or its total to poolMin.
-func (n Counts) Owed(spec v1alpha1.CapacitySpec, owed int) int {
-	return max(0, min(owed, max(int(spec.BufferMax)-n.Buffer(), int(spec.PoolMin)-n.Total())))
+func (c Counts) Owed(spec v1alpha1.CapacitySpec, owed int) int {
+	return max(0, min(owed, max(int(spec.BufferMax)-c.Buffer(), int(spec.PoolMin)-c.Total())))
 }
 
 // PlanUpdate decides how many unheld pods of an old revision are replaced now: as many as the budget leaves.

@@ -109,28 +109,10 @@ func (r *Reconciler) observeUnusable(key client.ObjectKey, deletes hold) []sched
 }
 
 // observeEndings notes pods of the current revision that ended soon after their start, and forgets about them when a pod
-// made since has stayed Ready. During an update the pool owes what was lost so: a template that doesn't last must not use
-// up the old pods one by one.
+// made since has stayed Ready.
 func (r *Reconciler) observeEndings(ctx context.Context, key client.ObjectKey, mem *memory, obs observed) error {
-	n := r.ledger.Counts(key)
-	updating := n.StaleIdle+n.StaleStarting > 0
-	for _, p := range obs.unusable {
-		if !p.Ended || p.Dirty || p.BatchLabel != "" { // what a batch did to its sandbox says nothing about the template
-			continue
-		}
-		if p.Revision != obs.revision { // nor does a pod of an older one
-			continue
-		}
-		pod, err := r.cachedPod(ctx, key.Namespace, p.Name)
-		if err != nil {
-			return err
-		}
-		if pod != nil && endedEarly(pod, obs.now) {
-			mem.podEnded(pod, obs.now)
-			if updating {
-				mem.owed++
-			}
-		}
+	if err := r.noteEndings(ctx, key, mem, obs); err != nil {
+		return err
 	}
 	if !mem.endings.failing() {
 		return nil
@@ -147,6 +129,35 @@ func (r *Reconciler) observeEndings(ctx context.Context, key client.ObjectKey, m
 	}
 	mem.observeProbe(probe, obs.now)
 	return nil
+}
+
+// noteEndings looks at the pods that ended. During an update the pool owes those of a template that didn't last: it must
+// not use up the old pods one by one.
+func (r *Reconciler) noteEndings(ctx context.Context, key client.ObjectKey, mem *memory, obs observed) error {
+	n := r.ledger.Counts(key)
+	updating := n.StaleIdle+n.StaleStarting > 0
+	for _, p := range obs.unusable {
+		if !tellsOfTemplate(p, obs.revision) {
+			continue
+		}
+		pod, err := r.cachedPod(ctx, key.Namespace, p.Name)
+		if err != nil {
+			return err
+		}
+		if pod != nil && endedEarly(pod, obs.now) {
+			mem.podEnded(pod, obs.now)
+			if updating {
+				mem.owed++
+			}
+		}
+	}
+	return nil
+}
+
+// tellsOfTemplate says whether a pod ended that says something about the template: what a batch did to its sandbox doesn't,
+// nor does a pod of an older template.
+func tellsOfTemplate(p scheduler.Pod, revision string) bool {
+	return p.Ended && !p.Dirty && p.BatchLabel == "" && p.Revision == revision
 }
 
 // observeStarting looks for what keeps starting pods from becoming ready: at most once a second, and less often
