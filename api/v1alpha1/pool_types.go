@@ -91,8 +91,9 @@ type ScaleStrategy struct {
 
 // UpdateStrategy says how idle pods of an old template are replaced.
 type UpdateStrategy struct {
-	// maxUnavailable is the greatest number of idle pods that are replaced at once, absolute or a percentage
-	// of the idle pods, rounded up. Defaults to 25%. Not in effect yet: old idle pods are handed out last.
+	// maxUnavailable is the greatest number of idle pods of an old template that are being replaced at once, absolute or a
+	// percentage of the pods that nobody holds, rounded up. Defaults to 25%. 0: none is replaced, and old pods are handed
+	// out last. Pods that batches hold are never touched. No more of the old pods go while new ones can't become ready.
 	// +optional
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:Pattern=`^(\d{1,3})%$`

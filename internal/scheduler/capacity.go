@@ -36,6 +36,13 @@ type Limits struct {
 
 	// MaxDelete is the greatest number of pods deleted by this decision. Negative: no limit.
 	MaxDelete int
+
+	// MaxReplace is the greatest number of pods that may be out of service because of an update (PlanUpdate). 0: none is
+	// replaced.
+	MaxReplace int
+
+	// Owed is the number of pods that an update deleted and that are not made again yet, as Counts.Owed cuts it.
+	Owed int
 }
 
 // CapacityPlan is what to do about the size of a pool. At most one of Create and Delete is not 0.
@@ -73,7 +80,9 @@ func (c Counts) Buffer() int { return c.Idle + c.Starting - c.Waiting }
 //	| -           | < poolMin | create poolMin - total, or target - buffer if that is more and buffer low |
 //	| < bufferMin | -         | create target - buffer                                                   |
 //	| > bufferMax | -         | delete buffer - bufferMax, but not below poolMin                         |
-//	| in the band | -         | nothing                                                                  |
+//	| in the band | -         | create what is owed, up to bufferMax                                     |
+//
+// Pods that are owed count as there when the pool is compared with bufferMin and poolMin, and are made with what is missing.
 //
 // Only unheld pods are deleted. No create takes total + terminating above poolMax, nor starting above
 // MaxStarting. Pods that start count as supply, so the same demand never creates twice; what one decision leaves
@@ -90,7 +99,7 @@ func PlanCapacity(spec v1alpha1.CapacitySpec, n Counts, l Limits) CapacityPlan {
 		}
 		return plan
 	}
-	need, why := needOf(spec, n, l.Target)
+	need, why := needOf(spec, n, l)
 	return growth(spec, n, l, need, why)
 }
 
@@ -109,11 +118,12 @@ func surplusOf(spec v1alpha1.CapacitySpec, n Counts) (int, string) {
 }
 
 // needOf is the number of pods that are missing, whatever the bounds, and why.
-func needOf(spec v1alpha1.CapacitySpec, n Counts, predicted int) (int, string) {
+func needOf(spec v1alpha1.CapacitySpec, n Counts, l Limits) (int, string) {
 	bufferMin, bufferMax := int(spec.BufferMin), int(spec.BufferMax)
-	need, why := 0, ""
-	if buffer := n.Buffer(); buffer < bufferMin {
-		target := max(bufferMin, min(max((bufferMin+bufferMax)/2, predicted), bufferMax))
+	owed := n.Owed(spec, l.Owed)
+	need, why := owed, "in place of pods of an old revision"
+	if buffer := n.Buffer(); buffer+owed < bufferMin {
+		target := max(bufferMin, min(max((bufferMin+bufferMax)/2, l.Target), bufferMax))
 		need, why = target-buffer, fmt.Sprintf("buffer %d is below bufferMin %d, target is %d", buffer, bufferMin, target)
 	}
 	if missing := int(spec.PoolMin) - n.Total(); missing > need {

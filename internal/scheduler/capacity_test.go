@@ -152,6 +152,7 @@ func drawLimits(t *rapid.T) Limits {
 	return Limits{
 		Target: rapid.IntRange(0, 100).Draw(t, "target"), MaxStarting: n.Draw(t, "maxStarting"),
 		MaxCreate: n.Draw(t, "maxCreate"), MaxDelete: n.Draw(t, "maxDelete"),
+		Owed: max(0, n.Draw(t, "owed")),
 	}
 }
 
@@ -170,7 +171,7 @@ func brokenRule(c v1alpha1.CapacitySpec, n Counts, l Limits, p CapacityPlan) str
 		return "starts more than may start"
 	case l.MaxCreate >= 0 && p.Create > l.MaxCreate, l.MaxDelete >= 0 && p.Delete > l.MaxDelete:
 		return "more than the burst"
-	case p.Create > 0 && buffer >= int(c.BufferMin) && n.Total() >= poolMin:
+	case p.Create > l.Owed && buffer+l.Owed >= int(c.BufferMin) && n.Total() >= poolMin:
 		return "creates what nothing needs"
 	case p.Create > 0 && buffer+p.Create > bufferMax && n.Total()+p.Create > poolMin:
 		return "creates above the band"

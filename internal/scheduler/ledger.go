@@ -37,6 +37,8 @@ type Counts struct {
 	Waiting int
 	// Updated pods have the pool's current revision, whoever holds them, and are not terminating.
 	Updated int
+	// StaleIdle and StaleStarting are those of Idle and Starting that have another revision.
+	StaleIdle, StaleStarting int
 }
 
 // Total is the size of the pool: all but the terminating pods.
@@ -83,16 +85,17 @@ type Ledger struct {
 }
 
 type pool struct {
-	name     types.NamespacedName
-	revision string
-	pods     map[string]*entry
-	counts   [numClasses]int
-	updated  int
-	idle     *list.List // of *entry, current revision
-	stale    *list.List // of *entry, other revisions
-	queue    *queue
-	holders  map[string]holder // by pod name, also of pods not seen yet
-	batches  int               // batches that refer to this pool
+	name            types.NamespacedName
+	revision        string
+	pods            map[string]*entry
+	counts          [numClasses]int
+	updated         int
+	startingUpdated int        // of the starting pods, those of the current revision
+	idle            *list.List // of *entry, current revision
+	stale           *list.List // of *entry, other revisions
+	queue           *queue
+	holders         map[string]holder // by pod name, also of pods not seen yet
+	batches         int               // batches that refer to this pool
 }
 
 type holder struct {
@@ -289,10 +292,14 @@ func (l *Ledger) ObservePool(name types.NamespacedName, revision string) {
 			return
 		}
 		p.revision = revision
-		p.updated = 0
+		p.updated, p.startingUpdated = 0, 0
 		for _, e := range p.pods {
-			if p.isUpdated(e) {
-				p.updated++
+			if !p.isUpdated(e) {
+				continue
+			}
+			p.updated++
+			if e.class == classStarting {
+				p.startingUpdated++
 			}
 		}
 		p.relist()
@@ -333,6 +340,9 @@ func (p *pool) count(e *entry, by int) {
 	p.counts[e.class] += by
 	if p.isUpdated(e) {
 		p.updated += by
+		if e.class == classStarting {
+			p.startingUpdated += by
+		}
 	}
 }
 
@@ -683,28 +693,58 @@ func (l *Ledger) Counts(name types.NamespacedName) Counts {
 		Terminating: p.counts[classTerminating],
 		Waiting:     p.queue.waiting,
 		Updated:     p.updated,
+
+		StaleIdle:     p.stale.Len(),
+		StaleStarting: p.counts[classStarting] - p.startingUpdated,
 	}
 }
 
 // Retire picks n unheld pods for deletion and counts them as terminating, so that no batch is given one of them:
-// starting ones first, then those of an old revision, then the one that became idle last. It returns fewer if
-// there are fewer.
+// starting ones first, those of an old revision before others, then idle ones of an old revision, then the one that
+// became idle last. It returns fewer if there are fewer.
 func (l *Ledger) Retire(name types.NamespacedName, n int) []Pod {
 	return l.retire(name, n, func(p *pool) []*entry {
-		var starting, idle []*entry
-		for _, e := range p.pods {
-			if e.class == classStarting {
-				starting = append(starting, e)
-			}
-		}
-		slices.SortFunc(starting, func(a, b *entry) int { return strings.Compare(a.pod.Name, b.pod.Name) })
-		for _, l := range []*list.List{p.stale, p.idle} {
-			for elem := l.Back(); elem != nil; elem = elem.Prev() {
-				idle = append(idle, elem.Value.(*entry)) //nolint:forcetypeassert // only entries are put into these lists
-			}
-		}
-		return append(starting, idle...)
+		starting := p.startingPods(func(*entry) bool { return true })
+		return append(append(starting, youngestFirst(p.stale)...), youngestFirst(p.idle)...)
 	})
+}
+
+// RetireStale is Retire for unheld pods of an old revision alone: starting ones first, then the one that became idle last.
+// Pods that no watch has shown yet are left for later, since they can't be deleted.
+func (l *Ledger) RetireStale(name types.NamespacedName, n int) []Pod {
+	return l.retire(name, n, func(p *pool) []*entry {
+		starting := p.startingPods(func(e *entry) bool { return e.pod.Revision != p.revision && e.pod.UID != "" })
+		return append(starting, youngestFirst(p.stale)...)
+	})
+}
+
+// startingPods are the starting pods that are wanted, those of an old revision first, then by name.
+func (p *pool) startingPods(wanted func(*entry) bool) []*entry {
+	var starting []*entry
+	for _, e := range p.pods {
+		if e.class == classStarting && wanted(e) {
+			starting = append(starting, e)
+		}
+	}
+	slices.SortFunc(starting, func(a, b *entry) int {
+		if stale := a.pod.Revision != p.revision; stale != (b.pod.Revision != p.revision) {
+			if stale {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(a.pod.Name, b.pod.Name)
+	})
+	return starting
+}
+
+// youngestFirst are the entries of a list of idle pods, from the one that became idle last.
+func youngestFirst(l *list.List) []*entry {
+	entries := make([]*entry, 0, l.Len())
+	for elem := l.Back(); elem != nil; elem = elem.Prev() {
+		entries = append(entries, elem.Value.(*entry)) //nolint:forcetypeassert // only entries are put into these lists
+	}
+	return entries
 }
 
 // RetireUnusable picks every unheld pod that must not be handed out for deletion.

@@ -30,9 +30,10 @@ type work struct {
 
 // applied is what came of it.
 type applied struct {
-	created int      // pods that exist now
-	names   []string // their names
-	deleted int      // pods deleted because the plan says so, without the unusable ones
+	created  int      // pods that exist now
+	names    []string // their names
+	doubtful int      // pods that may exist and count as if they did
+	deleted  int      // pods deleted because the plan says so, without the unusable ones
 
 	// refused is the API server's answer to a create that it will repeat; nil if there was none.
 	refused *problem
@@ -182,6 +183,7 @@ func (r *Reconciler) createPods(ctx context.Context, pool *v1alpha1.Pool, mem *m
 		case outcomeLost:
 			done.failed(errs[i])
 		case outcomeDoubtful:
+			done.doubtful++
 			done.failed(errs[i])
 			mem.expected[name] = expectation{askAt: now}
 		}

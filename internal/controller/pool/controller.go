@@ -2,8 +2,8 @@
 
 // Package pool keeps the warm pods of every Pool between their bounds.
 //
-// A reconcile observes (the ledger's counts, the template), plans (scheduler.PlanCapacity), applies (deletes and
-// creates pods) and reports (status, events). It is woken by edits of the Pool and by the ledger, never by pods.
+// A reconcile observes (the ledger's counts, the template), deletes idle pods of an old revision (scheduler.PlanUpdate),
+// plans (scheduler.PlanCapacity), applies (deletes and creates pods) and reports (status, events). It is woken by edits of the Pool and by the ledger, never by pods.
 package pool
 
 import (
@@ -143,14 +143,16 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, errors.Join(settleErr, err)
 	}
+	updateErr := r.update(ctx, pool, mem, &obs)
 	plan := planPool(pool, obs)
 
 	done := r.apply(ctx, pool, mem, work{template: obs.template, revision: obs.revision, unusable: obs.unusable, plan: plan})
+	done.deleteFailed = done.deleteFailed || updateErr != nil
 	mem.remember(obs, plan, done)
 
 	obs.counts = r.ledger.Counts(req.NamespacedName)
 	wait, statusErr := r.report(ctx, pool, mem, poolStatus(pool, obs, plan, mem.view()))
-	if err := errors.Join(settleErr, done.err, statusErr); err != nil {
+	if err := errors.Join(settleErr, updateErr, done.err, statusErr); err != nil {
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: soonest(wait, mem.wait(obs, plan))}, nil

@@ -515,7 +515,10 @@ func TestMistakesAreToldAndHeal(t *testing.T) {
 			wrappers.MakePool(namespace, "p").Buffer(-1, 2).Obj(), "InvalidSpec", "bufferMin is -1 and must not be negative",
 		},
 		"maxUnavailable that is no number": {
-			wrappers.MakePool(namespace, "p").MaxUnavailable("few").Obj(), "InvalidSpec", `maxUnavailable is "few"`,
+			wrappers.MakePool(namespace, "p").MaxUnavailable("few").Obj(), "InvalidSpec", `scaleStrategy.maxUnavailable is "few"`,
+		},
+		"an update budget that is no number": {
+			updatePool(1, 1, 2, "few"), "InvalidSpec", `updateStrategy.maxUnavailable is "few"`,
 		},
 		"a template that is no template": {
 			wrappers.MakePool(namespace, "p").Template(`{"spec":{"containers":"none"}}`).Obj(), "InvalidTemplate", "is no pod template",
@@ -572,22 +575,6 @@ func TestBrokenTemplateKeepsThePodsThereAre(t *testing.T) {
 	}
 	if status := w.pool().Status; status.Revision != revision || status.Updated != 2 {
 		t.Errorf("revision %q with %d updated pods, want %q with 2", status.Revision, status.Updated, revision)
-	}
-}
-
-func TestNewRevisionLeavesIdlePodsAlone(t *testing.T) {
-	w := newWorld(t, wrappers.MakePool(namespace, "p").Buffer(2, 2).Obj())
-	w.reconcile()
-	w.setStatus(w.becomeReady)
-	w.edit(func(p *v1alpha1.Pool) {
-		p.Spec.Template = wrappers.MakePool(namespace, "p").Template(`{"spec":{"containers":[{"name":"new"}]}}`).Spec.Template
-	})
-	w.settled()
-	if got, want := w.podNames(), "p-00001 p-00002"; got != want {
-		t.Errorf("pods %q, want %q", got, want)
-	}
-	if got := w.pool().Status.Updated; got != 0 {
-		t.Errorf("updated %d, want 0", got)
 	}
 }
 

@@ -102,6 +102,16 @@ type memory struct {
 	scanAt    time.Time
 	scanEvery time.Duration
 
+	// owed is the number of pods that an update deleted and that are not made again yet. Lost with the process, it
+	// leaves the buffer that much smaller within its band.
+	owed int
+
+	// crashedAt is when a pod of the current revision was last seen to crash again and again.
+	crashedAt time.Time
+
+	// adopted is the hash of the template that the revision of an older controller stands for; "" for none.
+	adopted string
+
 	expected map[string]expectation
 }
 
@@ -125,6 +135,15 @@ func (m *memory) edited(generation int64) {
 	m.forgetEndings()
 	m.deletes = backoff{}
 	m.scanAt, m.scanEvery = time.Time{}, 0
+	m.crashedAt = time.Time{}
+}
+
+// crashes is how long an update waits for pods that crashed: between two crashes they may be Ready for a while.
+func (m *memory) crashes(now time.Time) time.Duration {
+	if m.crashedAt.IsZero() {
+		return 0
+	}
+	return max(0, m.crashedAt.Add(provenAfter).Sub(now))
 }
 
 func (m *memory) podEnded(pod *corev1.Pod, now time.Time) {
@@ -194,6 +213,7 @@ func (m *memory) remember(obs observed, plan scheduler.CapacityPlan, done applie
 
 func (m *memory) rememberCreates(obs observed, plan scheduler.CapacityPlan, done applied) {
 	wanted := plan.Create > 0 || (plan.Partial && plan.Delete == 0)
+	m.owed = max(0, m.owed-done.created-done.doubtful)
 	if done.created > 0 || !wanted {
 		m.creates, m.refused = backoff{}, nil
 	}
@@ -238,6 +258,9 @@ func (m *memory) wait(obs observed, plan scheduler.CapacityPlan) time.Duration {
 	}
 	if m.endings.failing() {
 		waits = append(waits, m.provenAt.Sub(obs.now), m.endings.until.Add(quietAfter).Sub(obs.now))
+	}
+	if obs.counts.StaleIdle+obs.counts.StaleStarting > 0 {
+		waits = append(waits, m.crashes(obs.now))
 	}
 	if obs.counts.Starting > 0 && !m.scanAt.IsZero() {
 		waits = append(waits, m.scanAt.Sub(obs.now))

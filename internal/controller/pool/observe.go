@@ -38,11 +38,17 @@ type observed struct {
 
 	counts scheduler.Counts
 
+	// owed is the number of pods that an update deleted and that are not made again yet.
+	owed int
+
 	// unusable pods were taken out of the ledger's hands and are to be deleted.
 	unusable []scheduler.Pod
 
 	// creates, endings and deletes say how long to wait after failures.
 	creates, endings, deletes hold
+
+	// crashes is how long to wait with an update after a pod of the current revision crashed again and again; 0 if none did.
+	crashes time.Duration
 
 	// failing is what keeps a starting pod from becoming ready; nil if nothing is known to.
 	failing *problem
@@ -61,7 +67,7 @@ func (r *Reconciler) observe(ctx context.Context, pool *v1alpha1.Pool, mem *memo
 
 	template, err := podtemplate.Decode(pool.Spec.Template)
 	if err == nil {
-		obs.template, obs.revision = template, podtemplate.Revision(pool.Spec.Template)
+		obs.template, obs.revision = template, revisionOf(pool, mem)
 		r.ledger.ObservePool(key, obs.revision)
 	} else if obs.invalid == nil {
 		obs.invalid = &problem{v1alpha1.ReasonInvalidTemplate, err.Error()}
@@ -73,11 +79,14 @@ func (r *Reconciler) observe(ctx context.Context, pool *v1alpha1.Pool, mem *memo
 		return observed{}, err
 	}
 	obs.counts = r.ledger.Counts(key)
+	mem.owed = obs.counts.Owed(pool.Spec.CapacitySpec, mem.owed)
+	obs.owed = mem.owed
 	if err := r.observeStarting(ctx, key, mem, obs); err != nil {
 		r.unretire(key, obs.unusable)
 		return observed{}, err
 	}
 	obs.creates, obs.endings, obs.failing = mem.creates.at(obs.now), mem.endings.at(obs.now), mem.failing
+	obs.crashes = mem.crashes(obs.now)
 	return obs, nil
 }
 
@@ -99,20 +108,11 @@ func (r *Reconciler) observeUnusable(key client.ObjectKey, deletes hold) []sched
 	return r.ledger.RetireUnusable(key)
 }
 
-// observeEndings notes pods that ended soon after their start, and forgets about them when a pod made since has
-// stayed Ready.
+// observeEndings notes pods of the current revision that ended soon after their start, and forgets about them when a pod
+// made since has stayed Ready.
 func (r *Reconciler) observeEndings(ctx context.Context, key client.ObjectKey, mem *memory, obs observed) error {
-	for _, p := range obs.unusable {
-		if !p.Ended || p.Dirty || p.BatchLabel != "" { // what a batch did to its sandbox says nothing about the template
-			continue
-		}
-		pod, err := r.cachedPod(ctx, key.Namespace, p.Name)
-		if err != nil {
-			return err
-		}
-		if pod != nil && endedEarly(pod, obs.now) {
-			mem.podEnded(pod, obs.now)
-		}
+	if err := r.noteEndings(ctx, key, mem, obs); err != nil {
+		return err
 	}
 	if !mem.endings.failing() {
 		return nil
@@ -129,6 +129,35 @@ func (r *Reconciler) observeEndings(ctx context.Context, key client.ObjectKey, m
 	}
 	mem.observeProbe(probe, obs.now)
 	return nil
+}
+
+// noteEndings looks at the pods that ended. During an update the pool owes those of a template that didn't last: it must
+// not use up the old pods one by one.
+func (r *Reconciler) noteEndings(ctx context.Context, key client.ObjectKey, mem *memory, obs observed) error {
+	n := r.ledger.Counts(key)
+	updating := n.StaleIdle+n.StaleStarting > 0
+	for _, p := range obs.unusable {
+		if !tellsOfTemplate(p, obs.revision) {
+			continue
+		}
+		pod, err := r.cachedPod(ctx, key.Namespace, p.Name)
+		if err != nil {
+			return err
+		}
+		if pod != nil && endedEarly(pod, obs.now) {
+			mem.podEnded(pod, obs.now)
+			if updating {
+				mem.owed++
+			}
+		}
+	}
+	return nil
+}
+
+// tellsOfTemplate says whether a pod ended that says something about the template: what a batch did to its sandbox doesn't,
+// nor does a pod of an older template.
+func tellsOfTemplate(p scheduler.Pod, revision string) bool {
+	return p.Ended && !p.Dirty && p.BatchLabel == "" && p.Revision == revision
 }
 
 // observeStarting looks for what keeps starting pods from becoming ready: at most once a second, and less often
@@ -148,6 +177,9 @@ func (r *Reconciler) observeStarting(ctx context.Context, key client.ObjectKey, 
 		return fmt.Errorf("list pods of pool %s: %w", key, err)
 	}
 	mem.scanned(obs.now, failureOf(pods.Items, mem.failing), true)
+	if anyCrashes(pods.Items, obs.revision) {
+		mem.crashedAt = obs.now
+	}
 	return nil
 }
 
@@ -223,6 +255,17 @@ func sameTrouble(before, now problem, pod string) bool {
 		len(before.message) > len(podPrefix(pod)) && before.message[:len(podPrefix(pod))] == podPrefix(pod)
 }
 
+// anyCrashes says whether a pod of this revision that nobody holds crashes again and again.
+func anyCrashes(pods []corev1.Pod, revision string) bool {
+	return slices.ContainsFunc(pods, func(pod corev1.Pod) bool {
+		if pod.Labels[v1alpha1.PoolRevisionLabel] != revision {
+			return false
+		}
+		f := startFailure(&pod)
+		return f != nil && f.reason == crashLoop
+	})
+}
+
 func podPrefix(pod string) string { return "pod " + pod + ": " }
 
 // startFailure says why a pod of the pool that nobody holds is not becoming ready; nil if it may yet.
@@ -247,9 +290,11 @@ func startFailure(pod *corev1.Pod) *problem {
 	return nil
 }
 
+// crashLoop is the kubelet's word for a container that crashes again and again.
+const crashLoop = "CrashLoopBackOff"
+
 // containerFailure says why a container doesn't run, in the kubelet's word; "" if nothing is wrong.
 func containerFailure(status *corev1.ContainerStatus) (reason, message string) {
-	const crashLoop = "CrashLoopBackOff"
 	if w := status.State.Waiting; w != nil {
 		switch w.Reason {
 		case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError",

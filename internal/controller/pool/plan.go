@@ -36,10 +36,23 @@ func validate(pool *v1alpha1.Pool) *problem {
 	if c.PoolMin > c.PoolMax {
 		return invalidSpec("capacitySpec.poolMin is %d and must not exceed poolMax, which is %d", c.PoolMin, c.PoolMax)
 	}
-	if s := pool.Spec.ScaleStrategy; s != nil && s.MaxUnavailable != nil {
-		if n, err := intstr.GetScaledValueFromIntOrPercent(s.MaxUnavailable, 100, true); err != nil || n < 0 {
-			return invalidSpec("scaleStrategy.maxUnavailable is %q and must be a percentage or a number from 0", s.MaxUnavailable.String())
+	if s := pool.Spec.ScaleStrategy; s != nil {
+		if p := validateAmount("scaleStrategy.maxUnavailable", s.MaxUnavailable); p != nil {
+			return p
 		}
+	}
+	if s := pool.Spec.UpdateStrategy; s != nil {
+		return validateAmount("updateStrategy.maxUnavailable", s.MaxUnavailable)
+	}
+	return nil
+}
+
+func validateAmount(field string, v *intstr.IntOrString) *problem {
+	if v == nil {
+		return nil
+	}
+	if n, err := intstr.GetScaledValueFromIntOrPercent(v, 100, true); err != nil || n < 0 {
+		return invalidSpec("%s is %q and must be a percentage or a number from 0", field, v.String())
 	}
 	return nil
 }
@@ -63,11 +76,7 @@ func planPool(pool *v1alpha1.Pool, obs observed) scheduler.CapacityPlan {
 	if obs.invalid != nil && obs.invalid.reason != v1alpha1.ReasonInvalidTemplate {
 		return scheduler.CapacityPlan{Limited: scheduler.LimitNone}
 	}
-	limits := scheduler.Limits{
-		MaxStarting: maxStarting(pool, obs.counts),
-		MaxCreate:   maxBurst,
-		MaxDelete:   maxBurst,
-	}
+	limits := limitsOf(pool, obs)
 	switch {
 	case obs.template == nil, obs.creates.wait > 0, obs.endings.wait > 0:
 		limits.MaxCreate = 0
@@ -80,13 +89,26 @@ func planPool(pool *v1alpha1.Pool, obs observed) scheduler.CapacityPlan {
 	return scheduler.PlanCapacity(pool.Spec.CapacitySpec, obs.counts, limits)
 }
 
+// limitsOf are the bounds of a pool where nothing fails.
+func limitsOf(pool *v1alpha1.Pool, obs observed) scheduler.Limits {
+	return scheduler.Limits{
+		MaxStarting: maxStarting(pool, obs.counts, obs.owed),
+		MaxCreate:   maxBurst,
+		MaxDelete:   maxBurst,
+		MaxReplace:  updateBudget(pool, obs.counts, obs.owed),
+		Owed:        obs.owed,
+	}
+}
+
 // maxStarting is the greatest number of pods that may start at once; negative for no limit. A percentage is one
 // of the pods the pool has once it has what it needs, so that an empty pool can grow.
-func maxStarting(pool *v1alpha1.Pool, n scheduler.Counts) int {
+func maxStarting(pool *v1alpha1.Pool, n scheduler.Counts, owed int) int {
 	if pool.Spec.ScaleStrategy == nil || pool.Spec.ScaleStrategy.MaxUnavailable == nil {
 		return -1
 	}
-	unlimited := scheduler.PlanCapacity(pool.Spec.CapacitySpec, n, scheduler.Limits{MaxStarting: -1, MaxCreate: -1, MaxDelete: -1})
+	unlimited := scheduler.PlanCapacity(pool.Spec.CapacitySpec, n, scheduler.Limits{
+		MaxStarting: -1, MaxCreate: -1, MaxDelete: -1, Owed: owed,
+	})
 	size := n.Total() + unlimited.Create
 	limit, err := intstr.GetScaledValueFromIntOrPercent(pool.Spec.ScaleStrategy.MaxUnavailable, size, true)
 	if err != nil {

@@ -111,7 +111,7 @@ func TestMaxStarting(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got := maxStarting(tt.pool, tt.counts); got != tt.want {
+			if got := maxStarting(tt.pool, tt.counts, 0); got != tt.want {
 				t.Errorf("maxStarting is %d, want %d", got, tt.want)
 			}
 		})
