@@ -31,6 +31,10 @@ func scaledDown(n int, why string) message {
 	return message{corev1.EventTypeNormal, "ScaledDown", "ScaleDown", fmt.Sprintf("Deleted %s (%s)", count(n, "pod"), why)}
 }
 
+func notRecycled(pod, why string) message {
+	return message{corev1.EventTypeWarning, "PodNotRecycled", "Recycle", fmt.Sprintf("Deleted pod %s: %s", pod, why)}
+}
+
 // turnedBad are the events about conditions that turned bad, or are bad for another reason than before: at most
 // one for each cause.
 func turnedBad(before, after []metav1.Condition) []message {
