@@ -61,15 +61,16 @@ func dialExecutors() func(ip string) executorClient {
 // recycleMemory is what is remembered of one marked pod. It may be lost: the mark and the kubelet's word are the facts.
 type recycleMemory struct {
 	since   time.Time     // when the mark was first seen
-	callAt  time.Time     // when the executor may be called again
-	pause   time.Duration // between calls that are no help
+	askAt   time.Time     // when the executor may be asked to exit again
+	checkAt time.Time     // when the next one may be asked again whether it is clean
+	pause   time.Duration // after a call that was no help
 	refused bool          // the executor doesn't know how to recycle
 }
 
-// called notes a call that was no help.
-func (m *recycleMemory) called(now time.Time) {
+// afterFailure is when to call again after a call that was no help.
+func (m *recycleMemory) afterFailure(now time.Time) time.Time {
 	m.pause = min(askLast, max(askFirst, 2*m.pause))
-	m.callAt = now.Add(m.pause)
+	return now.Add(m.pause)
 }
 
 // recycleAction is the next step for a marked pod.
@@ -124,7 +125,6 @@ type recycleStep struct {
 //	| readable   | no           | yes                | restarted  | no          | none                    | wait   |
 func planRecycle(f recycleFacts) recycleStep {
 	left := f.memory.since.Add(recycleLimit).Sub(f.now)
-	due := f.memory.callAt.Sub(f.now)
 	switch {
 	case f.markErr != nil:
 		return recycleStep{action: recycleDelete, reason: f.markErr.Error()}
@@ -136,13 +136,19 @@ func planRecycle(f recycleFacts) recycleStep {
 		return recycleStep{wait: left}
 	case f.progress == recycling.Restarted && f.report != nil:
 		return judge(f.mark, *f.report)
-	case due > 0:
-		return recycleStep{wait: min(left, due)}
 	case f.progress == recycling.Restarted:
-		return recycleStep{action: recycleCheck}
+		return whenDue(recycleCheck, f.memory.checkAt.Sub(f.now), left)
 	default:
-		return recycleStep{action: recycleAsk}
+		return whenDue(recycleAsk, f.memory.askAt.Sub(f.now), left)
 	}
+}
+
+// whenDue is a call, or the wait for it.
+func whenDue(action recycleAction, due, left time.Duration) recycleStep {
+	if due > 0 {
+		return recycleStep{wait: min(left, due)}
+	}
+	return recycleStep{action: action}
 }
 
 // judge is the part of planRecycle about the executor's report.
@@ -221,7 +227,7 @@ func (r *Reconciler) recyclePod(
 	switch step.action {
 	case recycleAsk:
 		r.askExecutor(ctx, pod.Status.PodIP, facts.mark, mem)
-		return max(askFirst, mem.callAt.Sub(r.clock.Now())), "", nil
+		return max(askFirst, mem.askAt.Sub(r.clock.Now())), "", nil
 	case recycleUnmark:
 		return 0, "", r.unmark(ctx, pool, pod, r.clock.Since(mem.since))
 	case recycleDelete:
@@ -238,12 +244,11 @@ func (r *Reconciler) askExecutor(ctx context.Context, ip string, mark recycling.
 	var status *taskexecutor.StatusError
 	switch {
 	case err == nil:
-		mem.callAt, mem.pause = now.Add(askAgain), 0
+		mem.askAt, mem.pause = now.Add(askAgain), 0
 	case errors.As(err, &status) && (status.Status == http.StatusNotFound || status.Status == http.StatusMethodNotAllowed):
 		mem.refused = true
-		mem.callAt = now
 	default: // it has tasks still, or can't be reached, or exits already
-		mem.called(now)
+		mem.askAt = mem.afterFailure(now)
 	}
 }
 
@@ -251,7 +256,7 @@ func (r *Reconciler) askExecutor(ctx context.Context, ip string, mark recycling.
 func (r *Reconciler) checkClean(ctx context.Context, ip string, mem *recycleMemory) *taskexecutor.RecycleState {
 	report, err := r.dial(ip).Recycled(ctx)
 	if err != nil {
-		mem.called(r.clock.Now())
+		mem.checkAt = mem.afterFailure(r.clock.Now())
 		return nil
 	}
 	return &report

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"opensandbox.io/controller/api/v1alpha1"
+)
+
+// recycleTime bounds the time from the request to delete a batch until its pod is available again.
+const recycleTime = 5 * time.Second
+
+// restarted is a pool of exactly one pod, which is restarted in place. A readiness probe would hide how fast that is.
+func (s *space) restarted(name string) string {
+	return strings.Replace(s.onePod(name), "type: Noop", "type: Restart", 1)
+}
+
+// again waits until the pool's pod is available, marked no more.
+func (s *space) again(pool, pod string) {
+	s.t.Helper()
+	s.eventually("the pod is available again", func() error {
+		status := s.pool(pool).Status
+		p := &corev1.Pod{}
+		if err := s.get(pod, p); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+		if _, marked := p.Annotations[v1alpha1.RecyclingAnnotation]; marked || status.Available != 1 || status.Allocated != 0 {
+			return fmt.Errorf("marked %t, status %+v", marked, status)
+		}
+		return nil
+	})
+}
+
+func TestARecycledPodIsTheSameAndHasNothingOfItsLastUserTenTimesInARow(t *testing.T) {
+	s := newSpace(t)
+	s.createYAML(s.restarted("one"))
+	s.poolIs("one", "is warm", func(p v1alpha1.PoolStatus) bool { return p.Available == 1 })
+	var first *corev1.Pod
+	var times []string
+	for round := range 10 {
+		batch := fmt.Sprintf("user-%d", round)
+		s.create(s.taskBatch(batch, "one", "sh", "-c",
+			"touch /root-left /dev/shm/left; (setsid sleep 7777 &); echo done > /root-ready; exec sleep 8888"))
+		s.batchIs(batch, "runs", func(sb *v1alpha1.BatchSandbox) bool { return sb.Status.TaskRunning == 1 })
+		pod := s.pod(s.holders(batch)[0])
+		if first == nil {
+			first = pod
+		}
+		if pod.UID != first.UID || pod.Status.PodIP != first.Status.PodIP {
+			t.Fatalf("round %d got pod %s (%s, %s), want the first one: %s (%s, %s)", round,
+				pod.Name, pod.UID, pod.Status.PodIP, first.Name, first.UID, first.Status.PodIP)
+		}
+		s.eventually("the task has left its files", func() error {
+			_, err := s.sh(pod.Name, sandboxContainer, "cat /root-ready")
+			return err
+		})
+		// What a user does beside tasks: a process that no executor knows of.
+		s.mustSh(pod.Name, sandboxContainer, "setsid sleep 9999 > /dev/null 2>&1 < /dev/null & touch /dev/shm/other")
+		s.leaveInExecutor(pod.Name)
+
+		start := time.Now()
+		s.must(s.client.Delete(s.ctx, s.batch(batch)))
+		s.again("one", pod.Name)
+		took := time.Since(start)
+		times = append(times, took.Round(10*time.Millisecond).String())
+		if took > recycleTime {
+			t.Errorf("round %d: available again after %v, want at most %v", round, took, recycleTime)
+		}
+		s.isClean(pod.Name)
+		if t.Failed() {
+			return
+		}
+	}
+	t.Logf("from the delete to the pod being available again: %s", strings.Join(times, ", "))
+}
+
+// leaveInExecutor leaves a file in the root file system of the executor, which may have no shell: from the sandbox, which
+// sees its processes but may not enter them, it can't be done, hence by copying through the API.
+func (s *space) leaveInExecutor(pod string) {
+	s.t.Helper()
+	if _, err := s.sh(pod, v1alpha1.TaskExecutorContainer, "touch /executor-left"); err != nil {
+		s.t.Logf("the executor's container has no shell to leave a file with: %v", err)
+	}
+}
+
+// isClean fails the test for everything the last user left.
+func (s *space) isClean(pod string) {
+	s.t.Helper()
+	if left := s.mustSh(pod, sandboxContainer, "ls -A /dev/shm; ls -d /root-* 2>/dev/null || true"); left != "" {
+		s.t.Errorf("files were left: %q", left)
+	}
+	processes := s.mustSh(pod, sandboxContainer, "ps -eo args")
+	for _, trace := range []string{"sleep 7777", "sleep 8888", "sleep 9999"} {
+		if strings.Contains(processes, trace) {
+			s.t.Errorf("%q still runs:\n%s", trace, processes)
+		}
+	}
+	if out, err := s.sh(pod, v1alpha1.TaskExecutorContainer, "ls /executor-left"); err == nil {
+		s.t.Errorf("the executor's container still has the file: %s", out)
+	}
+}
+
+func TestAPodThatCantBeProvenCleanIsReplaced(t *testing.T) {
+	s := newSpace(t)
+	s.createYAML(s.restarted("one"))
+	s.poolIs("one", "is warm", func(p v1alpha1.PoolStatus) bool { return p.Available == 1 })
+	s.create(s.taskBatch("user", "one", "sh", "-c", "echo 192.0.2.1 elsewhere >> /etc/resolv.conf; exec sleep 1000"))
+	s.batchIs("user", "runs", func(sb *v1alpha1.BatchSandbox) bool { return sb.Status.TaskRunning == 1 })
+	pod := s.pod(s.holders("user")[0])
+	s.eventually("the task has changed the file", func() error {
+		_, err := s.sh(pod.Name, sandboxContainer, "grep elsewhere /etc/resolv.conf")
+		return err
+	})
+	s.must(s.client.Delete(s.ctx, s.batch("user")))
+	s.podGone(pod.Name)
+	s.poolIs("one", "has a new pod", func(p v1alpha1.PoolStatus) bool { return p.Available == 1 })
+	if events := s.kubectl("get", "events", "-o", "custom-columns=:.reason,:.message"); !strings.Contains(events, "/etc/resolv.conf was changed") {
+		t.Errorf("no event says why the pod was replaced:\n%s", events)
+	}
+}
