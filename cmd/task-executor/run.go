@@ -120,7 +120,7 @@ func beginRecycler(opts Options, tasks *task.Manager, records *store.Store, log 
 	if err != nil {
 		return nil, err
 	}
-	return recycle.Begin(recycle.Deps{DataDir: opts.DataDir, Records: records, Tasks: tasks, Host: host, Log: log})
+	return recycle.Begin(recycle.Deps{DataDir: opts.DataDir, Records: records, Tasks: tasks, Host: host, InPod: opts.InPod, Log: log})
 }
 
 func restore(ctx context.Context, tasks *task.Manager) error {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -295,4 +296,16 @@ func (r *Reconciler) discard(ctx context.Context, pool client.ObjectKey, p sched
 		r.metrics.count(operationDelete, resultFailed)
 		return fmt.Errorf("delete pod %s/%s: %w", pool.Namespace, p.Name, err)
 	}
+}
+
+// refusesRestartRules says whether the API server knows restart rules but not the one to restart all containers, or not
+// beside what the template has.
+func refusesRestartRules(err error) bool {
+	var status apierrors.APIStatus
+	if !apierrors.IsInvalid(err) || !errors.As(err, &status) || status.Status().Details == nil {
+		return false
+	}
+	return slices.ContainsFunc(status.Status().Details.Causes, func(c metav1.StatusCause) bool {
+		return strings.Contains(c.Field, "restartPolicy")
+	})
 }

@@ -56,7 +56,9 @@ type Deps struct {
 	Tasks   Tasks
 	// Host is what the containers of the pod share.
 	Host Host
-	Log  *slog.Logger
+	// InPod permits to empty what the host shares: outside of a pod it is the machine's.
+	InPod bool
+	Log   *slog.Logger
 }
 
 // Recycler is safe for concurrent use.
@@ -78,7 +80,7 @@ func Begin(deps Deps) (*Recycler, error) {
 	}
 	note := filepath.Join(deps.DataDir, noteFile)
 	id, err := os.ReadFile(note)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || !deps.InPod {
 		return r, nil
 	}
 	if err != nil {
@@ -126,6 +128,9 @@ func (r *Recycler) keepCopies() error {
 func (r *Recycler) Ask(id string) error {
 	if id == "" || len(id) > taskexecutor.MaxRecycleIDBytes {
 		return fmt.Errorf("%w: id must have 1 to %d bytes", ErrInvalid, taskexecutor.MaxRecycleIDBytes)
+	}
+	if !r.deps.InPod {
+		return fmt.Errorf("%w: the executor doesn't run in a pod", ErrInvalid)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
