@@ -5,6 +5,7 @@ package batchsandbox
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -175,6 +176,59 @@ func TestABatchKeepsItsPodUntilTheMarkHasLanded(t *testing.T) {
 		}
 		if c := w.counts(); c != (scheduler.Counts{Starting: 1, Updated: c.Updated}) {
 			t.Errorf("counts %+v", c)
+		}
+	})
+}
+
+// A container that was restarted meanwhile would pass for one that the recycling has made.
+func TestTheMarkHasTheContainersThatThePodHasAtThatMoment(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.addRestartable(nil)
+		w.create(pooledBatch(1).Obj())
+		w.settled()
+		restarted := false
+		w.onPatch = func(ctx context.Context, c client.WithWatch, obj client.Object, p client.Patch) error {
+			if _, ok := obj.(*corev1.Pod); ok && !restarted {
+				restarted = true
+				w.setPods(func(int) corev1.PodStatus {
+					status := readyStatus("10.0.0.10")
+					status.ContainerStatuses = []corev1.ContainerStatus{
+						{Name: "sandbox", ContainerID: "c://s2"}, {Name: v1alpha1.TaskExecutorContainer, ContainerID: "c://e1"},
+					}
+					return status
+				}, "p-0")
+			}
+			return c.Patch(ctx, obj, p)
+		}
+		w.remove()
+		for range 2 {
+			if _, err := w.tryReconcile(); err != nil && !apierrors.IsConflict(err) {
+				t.Fatal(err)
+			}
+		}
+		if got := w.recyclingMark(); !w.gone() || !strings.Contains(got, `"sandbox":"c://s2"`) {
+			t.Errorf("gone %t, mark %s", w.gone(), got)
+		}
+	})
+}
+
+// As after a release whose last write was lost, and an edit that wants the index again.
+func TestAHeldPodThatIsMarkedIsNoSandboxAnyMore(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.addRestartable(nil)
+		w.create(pooledBatch(1).Obj())
+		w.settled()
+		w.addPoolPod(1)
+		pod := w.pods()[0]
+		pod.Annotations = map[string]string{v1alpha1.RecyclingAnnotation: recycling.MarkOf(&pod, w.batch().UID).Encode()}
+		if err := w.client.Update(context.Background(), &pod); err != nil {
+			t.Fatal(err)
+		}
+		w.news()
+		w.settled()
+		w.wantAnnotation(v1alpha1.AllocStatusAnnotation, `{"pods":["p-1"]}`)
+		if c := w.counts(); c.Held != 1 || c.Idle != 0 || c.Unusable != 1 {
+			t.Errorf("counts %+v, want the marked pod left to the pool to delete", c)
 		}
 	})
 }

@@ -272,3 +272,19 @@ func TestOnlyTheTypeRestartGivesRestartRules(t *testing.T) {
 		}
 	}
 }
+
+func TestAPodThatIsRestartedOnPurposeFailsNot(t *testing.T) {
+	w, _ := markedWorld(t)
+	w.setStatus(func(pod *corev1.Pod) {
+		pod.Status.Conditions = nil
+		pod.Status.ContainerStatuses[0] = corev1.ContainerStatus{
+			Name: "sandbox", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
+		}
+	})
+	w.reconcile()
+	w.after(scanLast)
+	w.reconcile()
+	if got, want := w.condition(v1alpha1.ConditionPodsFailing), "False/PodsHealthy"; got != want {
+		t.Errorf("PodsFailing is %s, want %s", got, want)
+	}
+}
