@@ -125,3 +125,27 @@ func TestAPodThatCantBeProvenCleanIsReplaced(t *testing.T) {
 		t.Errorf("no event says why the pod was replaced:\n%s", events)
 	}
 }
+
+// The controller ends about where the mark is written, the restart is asked for, and it is seen. Tests of the controllers
+// themselves lose it between any two writes.
+func TestARecyclingThatLosesItsControllerIsEndedByTheNext(t *testing.T) {
+	s := newSpace(t)
+	s.createYAML(s.restarted("one"))
+	s.poolIs("one", "is warm", func(p v1alpha1.PoolStatus) bool { return p.Available == 1 })
+	for round, wait := range []time.Duration{0, 300 * time.Millisecond, time.Second} {
+		batch := fmt.Sprintf("user-%d", round)
+		s.create(s.taskBatch(batch, "one", "sh", "-c", "touch /root-left /dev/shm/left; exec sleep 8888"))
+		s.batchIs(batch, "runs", func(sb *v1alpha1.BatchSandbox) bool { return sb.Status.TaskRunning == 1 })
+		pod := s.pod(s.holders(batch)[0])
+		s.must(s.client.Delete(s.ctx, s.batch(batch)))
+		time.Sleep(wait)
+		_, err := run(s.ctx, "-n", systemNamespace, "delete", "pods", "--all", "--force", "--grace-period=0", "--wait=false")
+		s.must(err)
+		s.gone(batch, &v1alpha1.BatchSandbox{})
+		s.again("one", pod.Name)
+		if now := s.pod(pod.Name); now.UID != pod.UID {
+			t.Errorf("round %d: the pod was replaced", round)
+		}
+		s.isClean(pod.Name)
+	}
+}

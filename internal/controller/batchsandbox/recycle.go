@@ -10,7 +10,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/utils/recycling"
@@ -36,7 +35,7 @@ func (r *Reconciler) markRecycling(ctx context.Context, obs *observed, s sandbox
 		return err == nil && mark.Batch == obs.sb.UID, nil
 	}
 	if obstacle := recycling.Obstacle(pod); obstacle != "" {
-		logf.FromContext(ctx).Info("pod can't be recycled in place", "pod", s.podName, "reason", obstacle)
+		r.events.notRecycled(obs.pool, obstacle)
 		return false, nil
 	}
 	body := mustJSON(map[string]any{"metadata": map[string]any{

@@ -5,6 +5,7 @@ package batchsandbox
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -103,10 +104,14 @@ func TestAPodThatARestartCantCleanIsDeleted(t *testing.T) {
 				w.addRestartable(change)
 				w.create(pooledBatch(1).Obj())
 				w.settled()
+				w.toldEvents()
 				w.remove()
 				w.reconcile()
 				if got := w.podNames(); got != "" || !w.gone() {
 					t.Errorf("pods %q, gone %t", got, w.gone())
+				}
+				if told := w.toldEvents(); !slices.Contains(told, "PodNotRecycled") {
+					t.Errorf("events %q don't say that the pod was not restarted", told)
 				}
 			})
 		})
