@@ -226,7 +226,7 @@ func (l *Ledger) ObservePod(poolName types.NamespacedName, pod Pod) {
 		before := e.pod
 		p.count(e, -1)
 		e.pod = pod
-		changed := p.refile(e) || recyclingNews(before, pod)
+		changed := worthALook(p.refile(e), before, pod)
 		p.count(e, 1)
 		if h, held := p.holders[pod.Name]; held && visiblyDiffers(before, pod) {
 			w.batch(h.batch)

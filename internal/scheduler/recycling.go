@@ -37,7 +37,7 @@ func (p *pool) noteRecycling(e *entry) {
 	}
 }
 
-// recyclingNews says whether something happened to a pod that the pool waits for.
-func recyclingNews(before, now Pod) bool {
-	return now.Recycling && before.ResourceVersion != now.ResourceVersion
+// worthALook says whether the pool has to look at news of a pod: its class changed, or it is one that is being recycled.
+func worthALook(changed bool, before, now Pod) bool {
+	return changed || (now.Recycling && before.ResourceVersion != now.ResourceVersion)
 }

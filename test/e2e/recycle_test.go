@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -148,4 +149,45 @@ func TestARecyclingThatLosesItsControllerIsEndedByTheNext(t *testing.T) {
 		}
 		s.isClean(pod.Name)
 	}
+}
+
+func TestEveryContainerIsAnotherAfterARecycling(t *testing.T) {
+	s := newSpace(t)
+	s.createYAML(strings.Replace(s.restarted("one"), "      containers:\n", `      initContainers:
+      - {name: setup, image: "ubuntu:latest", command: ["true"]}
+      - {name: helper, image: "ubuntu:latest", command: ["sleep", "3600"], restartPolicy: Always}
+      containers:
+`, 1))
+	s.poolIs("one", "is warm", func(p v1alpha1.PoolStatus) bool { return p.Available == 1 })
+	user := s.taskBatch("user", "one")
+	user.Spec.TaskTemplate = nil
+	s.create(user)
+	s.delivered("user", 1)
+	before := s.pod(s.holders("user")[0])
+	start := time.Now()
+	s.must(s.client.Delete(s.ctx, s.batch("user")))
+	s.gone("user", &v1alpha1.BatchSandbox{})
+	s.again("one", before.Name)
+	t.Logf("available again after %v", time.Since(start).Round(10*time.Millisecond))
+	after := s.pod(before.Name)
+	if after.UID != before.UID {
+		t.Fatal("the pod was replaced")
+	}
+	was, is := containerIDs(before), containerIDs(after)
+	if len(was) != 4 || len(is) != 4 {
+		t.Fatalf("containers %v, then %v, want 4", was, is)
+	}
+	for name, id := range was {
+		if is[name] == id {
+			t.Errorf("container %s is still %s", name, id)
+		}
+	}
+}
+
+func containerIDs(pod *corev1.Pod) map[string]string {
+	ids := map[string]string{}
+	for _, status := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+		ids[status.Name] = status.ContainerID
+	}
+	return ids
 }
