@@ -15,8 +15,9 @@ const (
 	// RecycleDelete deletes the pod; the pool makes another.
 	RecycleDelete RecycleType = "Delete"
 
-	// RecycleRestart restarts every container of the pod: same pod, node and IP, new root file systems. Not in effect yet:
-	// the pod is deleted instead.
+	// RecycleRestart restarts every container of the pod: same pod, node and IP, new root file systems. It needs Kubernetes
+	// 1.36, restartPolicy Always, a container named task-executor beside others, and no writable volume that outlives a
+	// container. A pod without these, or that is not proven clean within 60 s, is deleted.
 	RecycleRestart RecycleType = "Restart"
 
 	// RecycleNoop hands the pod on as it is, files and processes of the last user included.
@@ -103,8 +104,8 @@ type UpdateStrategy struct {
 
 // RecycleStrategy says what happens to a pod that a batch gives back.
 type RecycleStrategy struct {
-	// type is Delete, Restart or Noop. Unset: Restart where the result is provably clean, else Delete. For now Restart and
-	// unset both delete.
+	// type is Delete, Restart or Noop. Unset: Restart where the result is provably clean, else Delete. For now
+	// unset deletes.
 	// +optional
 	Type RecycleType `json:"type,omitempty"`
 }

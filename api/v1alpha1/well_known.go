@@ -15,8 +15,9 @@ const (
 	EndpointsAnnotation = "sandbox.opensandbox.io/endpoints"
 
 	// RecyclingAnnotation marks a released pod as dirty: {"batch":UID,"containers":{name:ID}} with the
-	// container IDs the last user had. On: pool pods. Written by the pool before the pod leaves its batch's
-	// alloc-status, removed when the recycling is proven. Read by the ledger: a marked pod is never idle.
+	// container IDs the last user had. On: pool pods. Written by the batch controller before the pod leaves its batch's
+	// alloc-status, removed by the pool controller when the recycling is proven. Read by both and by the ledger: a marked
+	// pod is never idle.
 	RecyclingAnnotation = "sandbox.opensandbox.io/recycling"
 
 	// LeaderEpochAnnotation names the controller process that leads. On: pooled BatchSandboxes with unmet
@@ -63,6 +64,10 @@ const (
 
 	// TaskExecutorPort is the TCP port of the task-executor's HTTP API on the pod's IP.
 	TaskExecutorPort = 5758
+
+	// TaskExecutorRecycleExitCode is what the task-executor exits with to have every container of its pod restarted. The
+	// pool controller gives its container a restart rule for this code.
+	TaskExecutorRecycleExitCode = 88
 
 	// TaskRecordsVolume is the emptyDir that the controller adds for the task-executor's records.
 	TaskRecordsVolume = "task-executor-records"

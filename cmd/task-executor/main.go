@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"opensandbox.io/controller/internal/task-executor/enter"
+	taskexecutor "opensandbox.io/controller/pkg/task-executor"
 )
 
 func main() {
@@ -30,6 +31,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	err = run(ctx, opts)
 	stop()
+	if errors.Is(err, errRecycle) {
+		os.Exit(taskexecutor.RecycleExitCode)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "task-executor:", err)
 		os.Exit(1)

@@ -67,7 +67,7 @@ func TestParse(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			var told bytes.Buffer
-			got, err := parse(tc.args, func(string) string { return tc.env }, &told)
+			got, err := parse(tc.args, func(name string) string { return map[string]string{sandbox.MainContainerEnv: tc.env}[name] }, &told)
 			if (err != nil) != (tc.wantErr != "") || !strings.Contains(told.String(), tc.wantErr) {
 				t.Fatalf("error %v, told %q, want %q", err, told.String(), tc.wantErr)
 			}
@@ -151,6 +151,42 @@ func TestRun(t *testing.T) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// The kubelet restarts the pod's containers for exactly this end.
+func TestRunEndsToBeRecycledOnceItHasNoTasks(t *testing.T) {
+	opts := Options{ListenAddr: freeAddr(t), DataDir: t.TempDir(), Mode: sandbox.Own, InPod: true, LogLevel: slog.LevelError}
+	client := taskexecutor.New("http://" + opts.ListenAddr)
+	defer client.CloseIdleConnections()
+	ended := make(chan error, 1)
+	go func() { ended <- run(t.Context(), opts) }()
+	awaitHealthy(t, client)
+
+	if state, err := client.Recycled(t.Context()); err != nil || state.Clean || len(state.Reasons) == 0 {
+		t.Errorf("an executor that came from no recycling says %+v, %v", state, err)
+	}
+	task := taskexecutor.Task{Name: "a", Process: taskexecutor.Process{Command: []string{"sleep", "1000"}}}
+	if _, err := client.Set(t.Context(), []taskexecutor.Task{task}); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Recycle(t.Context(), "x"); !taskexecutor.IsConflict(err) {
+		t.Errorf("with a task it answers %v, want a conflict", err)
+	}
+	if _, err := client.Set(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		err := client.Recycle(t.Context(), "x")
+		if err == nil {
+			break
+		}
+		if !taskexecutor.IsConflict(err) || time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	if err := <-ended; !errors.Is(err, errRecycle) {
+		t.Errorf("run ended with %v, want %v", err, errRecycle)
 	}
 }
 

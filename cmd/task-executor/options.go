@@ -23,15 +23,20 @@ type Options struct {
 	DataDir string
 	// MainContainer is the name of the sandbox's container, for pods that have several.
 	MainContainer string
+	// InPod says that the executor runs in a pod of Kubernetes, whose containers it may have restarted.
+	InPod bool
 	// Mode says where tasks run.
 	Mode sandbox.Mode
 	// LogLevel is the least level that is logged.
 	LogLevel slog.Level
 }
 
+// serviceEnv is in the environment of every container of a pod.
+const serviceEnv = "KUBERNETES_SERVICE_HOST"
+
 // parse reads the flags args, with the environment as default where a flag has one. What is wrong is told on out.
 func parse(args []string, getenv func(string) string, out io.Writer) (Options, error) {
-	opts := Options{MainContainer: getenv(sandbox.MainContainerEnv)}
+	opts := Options{MainContainer: getenv(sandbox.MainContainerEnv), InPod: getenv(serviceEnv) != ""}
 	flags := flag.NewFlagSet("task-executor", flag.ContinueOnError)
 	flags.SetOutput(out)
 	flags.StringVar(&opts.ListenAddr, "listen-addr", fmt.Sprintf("0.0.0.0:%d", taskexecutor.DefaultPort),

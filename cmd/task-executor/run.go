@@ -20,6 +20,7 @@ import (
 
 	"opensandbox.io/controller/internal/task-executor/process"
 	"opensandbox.io/controller/internal/task-executor/procfs"
+	"opensandbox.io/controller/internal/task-executor/recycle"
 	"opensandbox.io/controller/internal/task-executor/sandbox"
 	"opensandbox.io/controller/internal/task-executor/server"
 	"opensandbox.io/controller/internal/task-executor/store"
@@ -61,10 +62,14 @@ func run(ctx context.Context, opts Options) (err error) {
 	if err != nil {
 		return err
 	}
+	recycler, err := beginRecycler(opts, tasks, records, log)
+	if err != nil {
+		return err
+	}
 	if err := restore(ctx, tasks); err != nil {
 		return errors.Join(err, closeTasks(ctx, tasks))
 	}
-	return serve(ctx, opts, tasks, log)
+	return serve(ctx, opts, tasks, recycler, log)
 }
 
 // startReaper starts the reaper; it must run until every task is gone, also after ctx is done.
@@ -109,14 +114,27 @@ func newManager(ctx context.Context, opts Options, p parts) (*task.Manager, erro
 	}), nil
 }
 
+// beginRecycler does what a start has to do after a recycling, before the records of tasks are read.
+func beginRecycler(opts Options, tasks *task.Manager, records *store.Store, log *slog.Logger) (*recycle.Recycler, error) {
+	host, err := recycle.RealHost(procfs.New("/proc"), os.Getpid())
+	if err != nil {
+		return nil, err
+	}
+	return recycle.Begin(recycle.Deps{DataDir: opts.DataDir, Records: records, Tasks: tasks, Host: host, InPod: opts.InPod, Log: log})
+}
+
 func restore(ctx context.Context, tasks *task.Manager) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
 	return tasks.Restore(ctx)
 }
 
-// serve answers requests until ctx is done; they are still answered while the tasks are being ended.
-func serve(ctx context.Context, opts Options, tasks *task.Manager, log *slog.Logger) error {
+// errRecycle says that all containers of the pod are to be restarted.
+var errRecycle = errors.New("the pod is to be recycled")
+
+// serve answers requests until ctx is done, or errRecycle is to be returned; they are still answered while the tasks are
+// being ended.
+func serve(ctx context.Context, opts Options, tasks *task.Manager, recycler *recycle.Recycler, log *slog.Logger) error {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", opts.ListenAddr)
 	if err != nil {
 		return errors.Join(err, closeTasks(ctx, tasks))
@@ -124,7 +142,7 @@ func serve(ctx context.Context, opts Options, tasks *task.Manager, log *slog.Log
 	log.Info("serving", "address", l.Addr().String())
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
-	srv := server.NewServer(serving, server.NewHandler(tasks, log), log)
+	srv := server.NewServer(serving, server.NewHandler(tasks, recycler, log), log)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(serving, srv, l, requestGrace) }()
 
@@ -132,9 +150,11 @@ func serve(ctx context.Context, opts Options, tasks *task.Manager, log *slog.Log
 	case err := <-served: // the listener broke
 		return errors.Join(err, closeTasks(ctx, tasks))
 	case <-ctx.Done():
+	case <-recycler.Exiting():
+		err = errRecycle
 	}
-	log.Info("stopping")
-	err = closeTasks(ctx, tasks)
+	log.Info("stopping", "recycle", err != nil)
+	err = errors.Join(err, closeTasks(ctx, tasks))
 	stopServing()
 	return errors.Join(err, <-served)
 }

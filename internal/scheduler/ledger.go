@@ -95,6 +95,7 @@ type pool struct {
 	stale           *list.List // of *entry, other revisions
 	queue           *queue
 	holders         map[string]holder // by pod name, also of pods not seen yet
+	recycling       map[string]*entry // unheld pods that carry the mark
 	batches         int               // batches that refer to this pool
 }
 
@@ -227,7 +228,7 @@ func (l *Ledger) ObservePod(poolName types.NamespacedName, pod Pod) {
 		before := e.pod
 		p.count(e, -1)
 		e.pod = pod
-		changed := p.refile(e)
+		changed := worthALook(p.refile(e), before, pod)
 		p.count(e, 1)
 		if h, held := p.holders[pod.Name]; held && visiblyDiffers(before, pod) {
 			w.batch(h.batch)
@@ -277,6 +278,7 @@ func (l *Ledger) RemovePod(poolName types.NamespacedName, name string, uid types
 		p.unlist(e)
 		p.count(e, -1)
 		delete(p.pods, name)
+		delete(p.recycling, name)
 		if h, held := p.holders[name]; held {
 			w.batch(h.batch)
 		}
@@ -387,6 +389,7 @@ func (p *pool) refile(e *entry) (changed bool) {
 	now := p.classOf(e)
 	changed = now != e.class
 	e.class = now
+	p.noteRecycling(e)
 	if e.in != p.listOf(e) {
 		p.unlist(e)
 		p.enlist(e)

@@ -45,6 +45,9 @@ type Pod struct {
 	// pods out for deletion.
 	Dirty bool
 
+	// Recycling says that the pod carries the mark of being recycled.
+	Recycling bool
+
 	// Ended says that the pod's phase is Failed or Succeeded: it will never run again.
 	Ended bool
 }
@@ -60,25 +63,30 @@ func PodOf(pod *corev1.Pod) Pod {
 		Node:            pod.Spec.NodeName,
 		State:           stateOf(pod),
 		BatchLabel:      pod.Labels[v1alpha1.BatchNameLabel],
+		Recycling:       isRecycling(pod),
 		Ended:           podutil.HasEnded(pod),
 	}
 }
 
 func stateOf(pod *corev1.Pod) PodState {
 	_, evict := pod.Labels[v1alpha1.EvictLabel]
-	_, recycling := pod.Annotations[v1alpha1.RecyclingAnnotation]
 	switch {
 	case pod.DeletionTimestamp != nil:
 		return PodTerminating
 	case evict, podutil.HasEnded(pod):
 		return PodUnusable
-	case recycling:
+	case isRecycling(pod):
 		return PodStarting
 	case podutil.IsReady(pod) && pod.Status.PodIP != "":
 		return PodReady
 	default:
 		return PodStarting
 	}
+}
+
+func isRecycling(pod *corev1.Pod) bool {
+	_, marked := pod.Annotations[v1alpha1.RecyclingAnnotation]
+	return marked
 }
 
 // Lost says that a pod is no sandbox any more: it ended or is being deleted.

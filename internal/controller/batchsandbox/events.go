@@ -29,6 +29,12 @@ func (r recorder) released(sb *v1alpha1.BatchSandbox, n int) {
 	r.events.Eventf(sb, nil, corev1.EventTypeNormal, "Released", "Release", "Gave %d sandboxes back", n)
 }
 
+// notRecycled tells at the pool, for it is the pool's template that could be changed.
+func (r recorder) notRecycled(pool *v1alpha1.Pool, obstacle string) {
+	r.events.Eventf(pool, nil, corev1.EventTypeWarning, "PodNotRecycled", "Recycle", "%s",
+		cut("Released pods are deleted and not restarted: "+obstacle, maxNote))
+}
+
 // tasksCompleted tells once that every task has ended.
 func (r recorder) tasksCompleted(sb *v1alpha1.BatchSandbox, before *v1alpha1.BatchSandboxStatus) {
 	now := condition(sb, v1alpha1.ConditionTasksCompleted)

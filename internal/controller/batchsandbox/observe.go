@@ -57,6 +57,8 @@ type sandbox struct {
 	lost bool
 	// gone: lost, and no object of it is left.
 	gone bool
+	// recycling: the pod carries the mark of a release that landed, and is no sandbox any more: lost too.
+	recycling bool
 	// labelled: the pod carries the batch's labels.
 	labelled bool
 	// pod is the pod itself, where the batch made it.
@@ -172,13 +174,14 @@ func sandboxOf(h scheduler.Holding, batch string) sandbox {
 		return sandbox{podName: h.PodName, lost: true, gone: true}
 	}
 	return sandbox{
-		podName:  h.PodName,
-		podUID:   h.Pod.UID,
-		ip:       h.Pod.IP,
-		node:     h.Pod.Node,
-		ready:    h.Pod.State == scheduler.PodReady,
-		lost:     h.Pod.Lost(),
-		labelled: h.Pod.BatchLabel == batch,
+		podName:   h.PodName,
+		podUID:    h.Pod.UID,
+		ip:        h.Pod.IP,
+		node:      h.Pod.Node,
+		ready:     h.Pod.State == scheduler.PodReady,
+		lost:      h.Pod.Lost() || h.Pod.Recycling,
+		recycling: h.Pod.Recycling && !h.Pod.Lost(),
+		labelled:  h.Pod.BatchLabel == batch,
 	}
 }
 

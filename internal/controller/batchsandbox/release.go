@@ -124,14 +124,24 @@ func (r *Reconciler) stopTasks(obs *observed, indexes []int) (stopped []int) {
 //	| made it itself | -            | -             | -        | delete                       |
 //	| pooled         | Noop         | yes           | no       | nothing: idle once released  |
 //	| pooled         | Noop         | yes           | yes      | remove the labels            |
+//	| pooled         | Restart      | yes           | -        | mark it, if that can be done |
 //	| pooled         | other        | -             | -        | delete                       |
 //	| pooled         | -            | no            | -        | delete                       |
 func (r *Reconciler) recycle(ctx context.Context, obs *observed, s sandbox, tainted bool) error {
 	if s.gone {
 		return nil
 	}
-	if obs.pooled() && !tainted && !s.lost && recycleType(obs.pool) == v1alpha1.RecycleNoop {
+	how := v1alpha1.RecycleDelete
+	if obs.pooled() && !tainted && (!s.lost || s.recycling) {
+		how = recycleType(obs.pool)
+	}
+	switch {
+	case how == v1alpha1.RecycleNoop && !s.recycling:
 		return r.unlabel(ctx, obs, s)
+	case how == v1alpha1.RecycleRestart:
+		if marked, err := r.markRecycling(ctx, obs, s); marked || err != nil {
+			return err
+		}
 	}
 	if err := r.deletePod(ctx, obs.sb.Namespace, s.podName, s.podUID); err != nil {
 		return err
@@ -142,14 +152,18 @@ func (r *Reconciler) recycle(ctx context.Context, obs *observed, s sandbox, tain
 	return nil
 }
 
-// recycleType is what the pool wants done with released pods. Where the pool is gone, or doesn't say, or asks for a
-// restart in place, which is not there yet, the answer is the one that is always clean: delete.
+// recycleType is what the pool wants done with released pods. Where the pool is gone, or doesn't say, the answer is the
+// one that is always clean: delete.
 func recycleType(pool *v1alpha1.Pool) v1alpha1.RecycleType {
-	if pool == nil || pool.DeletionTimestamp != nil || pool.Spec.RecycleStrategy == nil ||
-		pool.Spec.RecycleStrategy.Type != v1alpha1.RecycleNoop {
+	if pool == nil || pool.DeletionTimestamp != nil || pool.Spec.RecycleStrategy == nil {
 		return v1alpha1.RecycleDelete
 	}
-	return v1alpha1.RecycleNoop
+	switch how := pool.Spec.RecycleStrategy.Type; how {
+	case v1alpha1.RecycleNoop, v1alpha1.RecycleRestart:
+		return how
+	default:
+		return v1alpha1.RecycleDelete
+	}
 }
 
 // unlabel takes the batch's labels off a pod before it is idle again.

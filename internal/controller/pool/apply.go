@@ -17,6 +17,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/recycling"
 	"opensandbox.io/controller/internal/utils/slowstart"
 )
 
@@ -201,6 +202,10 @@ func (r *Reconciler) createPod(ctx context.Context, pool *v1alpha1.Pool, pod *co
 		return outcomeCreated, nil
 	}
 	err = fmt.Errorf("create pod %s/%s: %w", key.Namespace, name, err)
+	if refusesRestartRules(err) && recycling.RemoveRestartRules(&pod.Spec) {
+		pod.ResourceVersion = ""
+		return r.createPod(ctx, pool, pod) // it is recycled by deletion
+	}
 	if isRefusal(err) {
 		r.metrics.count(operationCreate, resultRefused)
 		r.ledger.RemovePod(key, name, "")

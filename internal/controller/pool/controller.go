@@ -32,7 +32,7 @@ import (
 // +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=pools,verbs=get;list;watch;update;patch
 // +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=pools/status,verbs=get;update;patch
 // +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=pools/finalizers,verbs=update
-// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;delete
+// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // Options are what a Reconciler needs; all of it is required.
@@ -66,6 +66,7 @@ type Reconciler struct {
 	ready    <-chan struct{}
 	metrics  *podMetrics
 	memories *memories
+	dial     func(ip string) executorClient
 	suffix   func() string // random end of a pod's name
 }
 
@@ -80,6 +81,7 @@ func New(o Options) *Reconciler {
 		ready:    o.Ready,
 		metrics:  newPodMetrics(metrics.Registry),
 		memories: newMemories(),
+		dial:     dialExecutors(),
 		suffix:   func() string { return rand.String(suffixLength) },
 	}
 }
@@ -139,9 +141,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 
 	settleErr := r.settle(ctx, pool, mem)
+	recycleAgain, recycleErr := r.recycle(ctx, pool, mem)
 	obs, err := r.observe(ctx, pool, mem)
 	if err != nil {
-		return ctrl.Result{}, errors.Join(settleErr, err)
+		return ctrl.Result{}, errors.Join(settleErr, recycleErr, err)
 	}
 	updateErr := r.update(ctx, pool, mem, &obs)
 	plan := planPool(pool, obs)
@@ -152,10 +155,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 
 	obs.counts = r.ledger.Counts(req.NamespacedName)
 	wait, statusErr := r.report(ctx, pool, mem, poolStatus(pool, obs, plan, mem.view()))
-	if err := errors.Join(settleErr, updateErr, done.err, statusErr); err != nil {
+	if err := errors.Join(settleErr, recycleErr, updateErr, done.err, statusErr); err != nil {
 		return ctrl.Result{}, err
 	}
-	return ctrl.Result{RequeueAfter: soonest(wait, mem.wait(obs, plan))}, nil
+	return ctrl.Result{RequeueAfter: soonest(wait, recycleAgain, mem.wait(obs, plan))}, nil
 }
 
 // finalize deletes what nobody holds and lets the pool go when its last sandbox was given back.

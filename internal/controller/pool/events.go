@@ -35,6 +35,10 @@ func updating(n int, why string) message {
 	return message{corev1.EventTypeNormal, "Updating", "Update", fmt.Sprintf("Deleted %s (%s)", count(n, "pod"), why)}
 }
 
+func notRecycled(pod, why string) message {
+	return message{corev1.EventTypeWarning, "PodNotRecycled", "Recycle", fmt.Sprintf("Deleted pod %s: %s", pod, why)}
+}
+
 // turnedBad are the events about conditions that turned bad, or are bad for another reason than before: at most
 // one for each cause.
 func turnedBad(before, after []metav1.Condition) []message {

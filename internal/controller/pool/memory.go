@@ -113,6 +113,9 @@ type memory struct {
 	adopted string
 
 	expected map[string]expectation
+
+	// recycling has the marked pods that nobody holds.
+	recycling map[types.UID]*recycleMemory
 }
 
 // newest returns the pool from the cache, or what the last write returned while the cache is behind.

@@ -271,7 +271,8 @@ func podPrefix(pod string) string { return "pod " + pod + ": " }
 // startFailure says why a pod of the pool that nobody holds is not becoming ready; nil if it may yet.
 func startFailure(pod *corev1.Pod) *problem {
 	_, held := pod.Labels[v1alpha1.BatchNameLabel]
-	if held || pod.DeletionTimestamp != nil || podutil.HasEnded(pod) || podutil.IsReady(pod) {
+	_, recycled := pod.Annotations[v1alpha1.RecyclingAnnotation] // its containers end for our sake
+	if held || recycled || pod.DeletionTimestamp != nil || podutil.HasEnded(pod) || podutil.IsReady(pod) {
 		return nil
 	}
 	for i := range pod.Status.Conditions {

@@ -12,6 +12,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/utils/podtemplate"
+	"opensandbox.io/controller/internal/utils/recycling"
 )
 
 const (
@@ -66,6 +67,9 @@ func desiredPod(pool *v1alpha1.Pool, template *corev1.PodTemplateSpec, revision,
 		Spec: *template.Spec.DeepCopy(),
 	}
 	podtemplate.AddTaskRecords(&pod.Spec)
+	if s := pool.Spec.RecycleStrategy; s != nil && s.Type == v1alpha1.RecycleRestart {
+		recycling.AddRestartRules(&pod.Spec)
+	}
 	return pod
 }
 

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"time"
 
+	"opensandbox.io/controller/internal/task-executor/recycle"
 	"opensandbox.io/controller/internal/task-executor/task"
 	taskexecutor "opensandbox.io/controller/pkg/task-executor"
 )
@@ -39,6 +40,12 @@ type Tasks interface {
 	Wait(ctx context.Context, since string, wait time.Duration) (tasks []taskexecutor.Task, revision string)
 }
 
+// Recycler makes the pod fit for its next user.
+type Recycler interface {
+	Ask(id string) error
+	State() (taskexecutor.RecycleState, error)
+}
+
 // errNotAllowed and errNoRoute are what the route table itself answers.
 var (
 	errNotAllowed = errors.New("method not allowed")
@@ -50,13 +57,14 @@ var (
 // api holds the handlers.
 type api struct {
 	tasks   Tasks
+	recycle Recycler
 	log     *slog.Logger
 	waiting chan struct{}
 }
 
 // NewHandler returns the API. What checks who calls is to be wrapped around it.
-func NewHandler(tasks Tasks, log *slog.Logger) http.Handler {
-	a := &api{tasks: tasks, log: log, waiting: make(chan struct{}, maxWaiting)}
+func NewHandler(tasks Tasks, recycler Recycler, log *slog.Logger) http.Handler {
+	a := &api{tasks: tasks, recycle: recycler, log: log, waiting: make(chan struct{}, maxWaiting)}
 	routes := []struct {
 		method, path string
 		handle       handlerFunc
@@ -66,6 +74,8 @@ func NewHandler(tasks Tasks, log *slog.Logger) http.Handler {
 		{http.MethodPost, "/tasks", a.createTask},
 		{http.MethodGet, "/tasks/{name}", a.getTask},
 		{http.MethodDelete, "/tasks/{name}", a.deleteTask},
+		{http.MethodPost, "/recycle", a.askRecycle},
+		{http.MethodGet, "/recycle", a.recycleState},
 		{http.MethodGet, "/health", a.health},
 	}
 	mux := http.NewServeMux()
@@ -137,13 +147,13 @@ func (a *api) handle(h handlerFunc) http.Handler {
 // statusOf maps an error to the status of the answer.
 func statusOf(err error) int {
 	switch {
-	case errors.Is(err, task.ErrInvalid), errors.Is(err, errBadRequest):
+	case errors.Is(err, task.ErrInvalid), errors.Is(err, recycle.ErrInvalid), errors.Is(err, errBadRequest):
 		return http.StatusBadRequest
 	case errors.Is(err, task.ErrNotFound), errors.Is(err, errNoRoute):
 		return http.StatusNotFound
 	case errors.Is(err, task.ErrConflict):
 		return http.StatusConflict
-	case errors.Is(err, task.ErrClosing):
+	case errors.Is(err, task.ErrClosing), errors.Is(err, recycle.ErrExiting):
 		return http.StatusServiceUnavailable
 	case errors.Is(err, errNotAllowed):
 		return http.StatusMethodNotAllowed
@@ -244,6 +254,19 @@ func (a *api) getTask(_ http.ResponseWriter, r *http.Request) (response, error) 
 
 func (a *api) deleteTask(_ http.ResponseWriter, r *http.Request) (response, error) {
 	return response{status: http.StatusNoContent}, a.tasks.Remove(r.PathValue("name"))
+}
+
+func (a *api) askRecycle(w http.ResponseWriter, r *http.Request) (response, error) {
+	want, err := decode[taskexecutor.RecycleRequest](w, r)
+	if err != nil {
+		return response{}, err
+	}
+	return response{status: http.StatusAccepted}, a.recycle.Ask(want.ID)
+}
+
+func (a *api) recycleState(http.ResponseWriter, *http.Request) (response, error) {
+	state, err := a.recycle.State()
+	return response{status: http.StatusOK, body: state}, err
 }
 
 func (a *api) health(http.ResponseWriter, *http.Request) (response, error) {

@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"opensandbox.io/controller/internal/task-executor/recycle"
 	"opensandbox.io/controller/internal/task-executor/task"
 	taskexecutor "opensandbox.io/controller/pkg/task-executor"
 )
@@ -65,6 +66,19 @@ func (f *fakeTasks) Wait(ctx context.Context, since string, wait time.Duration) 
 	return f.list, "r2"
 }
 
+// fakeRecycler notes what it was asked where the tasks do.
+type fakeRecycler struct{ *fakeTasks }
+
+func (f fakeRecycler) Ask(id string) error {
+	f.asked = "recycle " + id
+	return f.err
+}
+
+func (f fakeRecycler) State() (taskexecutor.RecycleState, error) {
+	f.asked = "recycled"
+	return taskexecutor.RecycleState{Reasons: []string{"why"}}, f.err
+}
+
 func TestRoutes(t *testing.T) {
 	const process = `"process":{"command":["true"]}`
 	list := []taskexecutor.Task{{Name: "a<b", Process: taskexecutor.Process{Command: []string{"true"}}}}
@@ -77,42 +91,49 @@ func TestRoutes(t *testing.T) {
 		wantBody           string
 		wantAsked          string
 	}{
-		"set":                          {"POST", "/setTasks", `[{"name":"a",` + process + `}]`, nil, 200, listJSON, "set 1"},
-		"set with fields of tomorrow":  {"POST", "/setTasks", `[{"name":"a","tomorrow":{},` + process + `}]`, nil, 200, listJSON, "set 1"},
-		"set nothing":                  {"POST", "/setTasks", `[]`, nil, 200, listJSON, "set 0"},
-		"set null":                     {"POST", "/setTasks", `null`, nil, 400, `Bad Request`, ""},
-		"set an object":                {"POST", "/setTasks", `{}`, nil, 400, `Bad Request`, ""},
-		"set rubbish":                  {"POST", "/setTasks", `[{"name":`, nil, 400, `Bad Request`, ""},
-		"set without a body":           {"POST", "/setTasks", ``, nil, 400, `Bad Request`, ""},
-		"set two values":               {"POST", "/setTasks", `[] []`, nil, 400, `Bad Request`, ""},
-		"set with letters for numbers": {"POST", "/setTasks", `[{"name":"a","process":{"command":["x"],"timeoutSeconds":"soon"}}]`, nil, 400, `Bad Request`, ""},
-		"set deeply nested":            {"POST", "/setTasks", strings.Repeat("[", 500_000), nil, 400, `Bad Request`, ""},
-		"set what is invalid":          {"POST", "/setTasks", `[]`, wrap(task.ErrInvalid), 400, `{"code":"Bad Request","message":"invalid: why"}`, "set 0"},
-		"set what conflicts":           {"POST", "/setTasks", `[]`, wrap(task.ErrConflict), 409, `{"code":"Conflict","message":"conflict: why"}`, "set 0"},
-		"set while stopping":           {"POST", "/setTasks", `[]`, task.ErrClosing, 503, `Service Unavailable`, "set 0"},
-		"set when something breaks":    {"POST", "/setTasks", `[]`, errors.New("broken"), 500, `{"code":"Internal Server Error","message":"broken"}`, "set 0"},
-		"set too much":                 {"POST", "/setTasks", `["` + strings.Repeat("x", taskexecutor.MaxBodyBytes) + `"]`, nil, 413, `Request Entity Too Large`, ""},
-		"set with another method":      {"PUT", "/setTasks", `[]`, nil, 405, `{"code":"Method Not Allowed","message":"method not allowed"}`, ""},
-		"get at once":                  {"GET", "/getTasks", ``, nil, 200, listJSON, `wait "" 0s`},
-		"get after a change":           {"GET", "/getTasks?wait=20s&since=r1", ``, nil, 200, listJSON, `wait "r1" 20s`},
-		"get after a change, seconds":  {"GET", "/getTasks?wait=20&since=r1", ``, nil, 200, listJSON, `wait "r1" 20s`},
-		"get with nothing to compare":  {"GET", "/getTasks?wait=20s", ``, nil, 200, listJSON, `wait "" 0s`},
-		"get with a long wait":         {"GET", "/getTasks?wait=20h&since=r1", ``, nil, 200, listJSON, `wait "r1" 5m0s`},
-		"get with a negative wait":     {"GET", "/getTasks?wait=-1s&since=r1", ``, nil, 400, `not negative`, ""},
-		"get with a bad wait":          {"GET", "/getTasks?wait=soon", ``, nil, 400, `\"soon\"`, ""},
-		"create":                       {"POST", "/tasks", `{"name":"a",` + process + `}`, nil, 201, `{"name":"a",` + process + `}`, "add a"},
-		"create rubbish":               {"POST", "/tasks", `[]`, nil, 400, `Bad Request`, ""},
-		"get one":                      {"GET", "/tasks/a%20b", ``, nil, 200, `{"name":"a b","process":{"command":null}}`, "get a b"},
-		"get one that isn't there":     {"GET", "/tasks/a", ``, wrap(task.ErrNotFound), 404, `{"code":"Not Found","message":"not found: why"}`, "get a"},
-		"delete":                       {"DELETE", "/tasks/a", ``, nil, 204, ``, "remove a"},
-		"delete one that isn't there":  {"DELETE", "/tasks/a", ``, wrap(task.ErrNotFound), 404, `Not Found`, "remove a"},
-		"health":                       {"GET", "/health", ``, nil, 200, `{"status":"healthy"}`, ""},
-		"a path that isn't there":      {"GET", "/", ``, nil, 404, `{"code":"Not Found","message":"no such path"}`, ""},
+		"set":                           {"POST", "/setTasks", `[{"name":"a",` + process + `}]`, nil, 200, listJSON, "set 1"},
+		"set with fields of tomorrow":   {"POST", "/setTasks", `[{"name":"a","tomorrow":{},` + process + `}]`, nil, 200, listJSON, "set 1"},
+		"set nothing":                   {"POST", "/setTasks", `[]`, nil, 200, listJSON, "set 0"},
+		"set null":                      {"POST", "/setTasks", `null`, nil, 400, `Bad Request`, ""},
+		"set an object":                 {"POST", "/setTasks", `{}`, nil, 400, `Bad Request`, ""},
+		"set rubbish":                   {"POST", "/setTasks", `[{"name":`, nil, 400, `Bad Request`, ""},
+		"set without a body":            {"POST", "/setTasks", ``, nil, 400, `Bad Request`, ""},
+		"set two values":                {"POST", "/setTasks", `[] []`, nil, 400, `Bad Request`, ""},
+		"set with letters for numbers":  {"POST", "/setTasks", `[{"name":"a","process":{"command":["x"],"timeoutSeconds":"soon"}}]`, nil, 400, `Bad Request`, ""},
+		"set deeply nested":             {"POST", "/setTasks", strings.Repeat("[", 500_000), nil, 400, `Bad Request`, ""},
+		"set what is invalid":           {"POST", "/setTasks", `[]`, wrap(task.ErrInvalid), 400, `{"code":"Bad Request","message":"invalid: why"}`, "set 0"},
+		"set what conflicts":            {"POST", "/setTasks", `[]`, wrap(task.ErrConflict), 409, `{"code":"Conflict","message":"conflict: why"}`, "set 0"},
+		"set while stopping":            {"POST", "/setTasks", `[]`, task.ErrClosing, 503, `Service Unavailable`, "set 0"},
+		"set when something breaks":     {"POST", "/setTasks", `[]`, errors.New("broken"), 500, `{"code":"Internal Server Error","message":"broken"}`, "set 0"},
+		"set too much":                  {"POST", "/setTasks", `["` + strings.Repeat("x", taskexecutor.MaxBodyBytes) + `"]`, nil, 413, `Request Entity Too Large`, ""},
+		"set with another method":       {"PUT", "/setTasks", `[]`, nil, 405, `{"code":"Method Not Allowed","message":"method not allowed"}`, ""},
+		"get at once":                   {"GET", "/getTasks", ``, nil, 200, listJSON, `wait "" 0s`},
+		"get after a change":            {"GET", "/getTasks?wait=20s&since=r1", ``, nil, 200, listJSON, `wait "r1" 20s`},
+		"get after a change, seconds":   {"GET", "/getTasks?wait=20&since=r1", ``, nil, 200, listJSON, `wait "r1" 20s`},
+		"get with nothing to compare":   {"GET", "/getTasks?wait=20s", ``, nil, 200, listJSON, `wait "" 0s`},
+		"get with a long wait":          {"GET", "/getTasks?wait=20h&since=r1", ``, nil, 200, listJSON, `wait "r1" 5m0s`},
+		"get with a negative wait":      {"GET", "/getTasks?wait=-1s&since=r1", ``, nil, 400, `not negative`, ""},
+		"get with a bad wait":           {"GET", "/getTasks?wait=soon", ``, nil, 400, `\"soon\"`, ""},
+		"create":                        {"POST", "/tasks", `{"name":"a",` + process + `}`, nil, 201, `{"name":"a",` + process + `}`, "add a"},
+		"create rubbish":                {"POST", "/tasks", `[]`, nil, 400, `Bad Request`, ""},
+		"get one":                       {"GET", "/tasks/a%20b", ``, nil, 200, `{"name":"a b","process":{"command":null}}`, "get a b"},
+		"get one that isn't there":      {"GET", "/tasks/a", ``, wrap(task.ErrNotFound), 404, `{"code":"Not Found","message":"not found: why"}`, "get a"},
+		"delete":                        {"DELETE", "/tasks/a", ``, nil, 204, ``, "remove a"},
+		"delete one that isn't there":   {"DELETE", "/tasks/a", ``, wrap(task.ErrNotFound), 404, `Not Found`, "remove a"},
+		"recycle":                       {"POST", "/recycle", `{"id":"x"}`, nil, 202, ``, "recycle x"},
+		"recycle without a name":        {"POST", "/recycle", `{}`, wrap(recycle.ErrInvalid), 400, `Bad Request`, "recycle "},
+		"recycle rubbish":               {"POST", "/recycle", `[]`, nil, 400, `Bad Request`, ""},
+		"recycle while there are tasks": {"POST", "/recycle", `{"id":"x"}`, wrap(task.ErrConflict), 409, `Conflict`, "recycle x"},
+		"recycled":                      {"GET", "/recycle", ``, nil, 200, `{"clean":false,"reasons":["why"]}`, "recycled"},
+		"recycled, about to exit":       {"GET", "/recycle", ``, recycle.ErrExiting, 503, `about to exit`, "recycled"},
+		"recycle with another method":   {"DELETE", "/recycle", ``, nil, 405, `method not allowed`, ""},
+		"health":                        {"GET", "/health", ``, nil, 200, `{"status":"healthy"}`, ""},
+		"a path that isn't there":       {"GET", "/", ``, nil, 404, `{"code":"Not Found","message":"no such path"}`, ""},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			tasks := &fakeTasks{list: list, err: tc.err}
-			srv := httptest.NewServer(NewHandler(tasks, quiet))
+			srv := httptest.NewServer(NewHandler(tasks, fakeRecycler{tasks}, quiet))
 			defer srv.Close()
 			req, err := http.NewRequestWithContext(t.Context(), tc.method, srv.URL+tc.path, strings.NewReader(tc.body))
 			if err != nil {
@@ -148,7 +169,9 @@ func serve(t *testing.T, tasks Tasks) (addr string, stop func()) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, NewServer(ctx, NewHandler(tasks, quiet), quiet), l, 10*time.Second) }()
+	go func() {
+		done <- Serve(ctx, NewServer(ctx, NewHandler(tasks, fakeRecycler{&fakeTasks{}}, quiet), quiet), l, 10*time.Second)
+	}()
 	return l.Addr().String(), func() {
 		cancel()
 		if err := <-done; err != nil {

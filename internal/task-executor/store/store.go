@@ -164,6 +164,26 @@ func (s *Store) Remove(name string) error {
 	return nil
 }
 
+// Forget drops every record and takes a new ID, so that nothing of the lives before is known any more.
+func (s *Store) Forget() error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return fmt.Errorf("read data directory: %w", err)
+	}
+	for _, entry := range entries {
+		if !strings.HasPrefix(entry.Name(), taskPrefix) && !strings.HasPrefix(entry.Name(), removedPrefix) {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(s.dir, entry.Name())); err != nil {
+			return fmt.Errorf("forget records: %w", err)
+		}
+	}
+	if err := os.Remove(filepath.Join(s.dir, idFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget id of data directory: %w", err)
+	}
+	return s.readID()
+}
+
 // Load returns all records, sorted by name. A record that can't be read is set aside and told in the log; in its place
 // stands one with nothing but the name. Leftovers of an earlier life are removed.
 func (s *Store) Load() ([]Record, error) {

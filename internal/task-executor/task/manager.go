@@ -217,6 +217,31 @@ func (m *Manager) remove(e *entry) {
 	}
 }
 
+// Idle says whether no task is known.
+func (m *Manager) Idle() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.tasks) == 0
+}
+
+// CloseIdle takes no more tasks, as before an exit. The error is ErrConflict while any are known.
+func (m *Manager) CloseIdle() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.tasks) > 0 {
+		return fmt.Errorf("%w: %d tasks are known or being stopped; send an empty set and wait until it is empty", ErrConflict, len(m.tasks))
+	}
+	m.closing = true
+	return nil
+}
+
+// Reopen undoes CloseIdle, unless the manager is being closed.
+func (m *Manager) Reopen() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closing = m.stopping.Err() != nil
+}
+
 // Remove takes a task out of the desired set. The error is ErrNotFound when it isn't known.
 func (m *Manager) Remove(name string) error {
 	m.mu.Lock()
