@@ -36,7 +36,10 @@ func TestAKilledContainerEndsTheTaskWithWhatWasLost(t *testing.T) {
 			s.batchIs("hit", "runs", func(sb *v1alpha1.BatchSandbox) bool { return sb.Status.TaskRunning == 1 })
 			pod := s.holders("hit")[0]
 
-			s.mustSh(pod, c.container, c.kill)
+			// The shell may end with its container before it can say so: what counts is what becomes of the task.
+			if out, err := s.sh(pod, c.container, c.kill); err != nil {
+				t.Logf("kill: %s %v", out, err)
+			}
 			if got := s.failure("hit"); got.Reason != c.want || got.Tries != 1 {
 				t.Errorf("it failed with %+v, want %s at the first try", got, c.want)
 			}

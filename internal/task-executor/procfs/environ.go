@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Bounds of an environment that is read out of a process's memory: what a stack of 8 MiB has room for, in reason.
@@ -21,14 +22,26 @@ const (
 	maxEnvBytes   = 2 << 20
 )
 
+// A process that executes a program is looked at again this often, after this long.
+const (
+	maxExecuting   = 500
+	executingPause = 2 * time.Millisecond
+)
+
 // Environ reads the environment a process was started with.
 //
 // A program that shows a title in ps (nginx does) writes it over its arguments and over the environment behind them,
 // after it has moved the environment elsewhere. Then /proc/<pid>/environ has the rest of the title, or nothing but zeros,
 // and the environment is where the pointers at the start of the stack lead to. A program that sets those aside as well
 // (PostgreSQL does) shows what is left.
+//
+// A process that is just executing another program has no environment for a moment; it is waited for, up to a second.
 func (f FS) Environ(pid int) ([]string, error) {
 	data, err := os.ReadFile(f.Path(pid, "environ"))
+	for try := 0; err == nil && len(data) == 0 && try < maxExecuting && f.isExecuting(pid); try++ {
+		<-time.After(executingPause) //nolint:forbidigo // the kernel gives no event for the end of an exec
+		data, err = os.ReadFile(f.Path(pid, "environ"))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -40,6 +53,30 @@ func (f FS) Environ(pid int) ([]string, error) {
 		return moved, nil
 	}
 	return env, nil
+}
+
+// Fields of /proc/<pid>/stat, counted from the state.
+const (
+	statFlags  = 6
+	statEnvEnd = 48
+)
+
+// kernelThread is the flag of a process that never executes a program.
+const kernelThread = 0x00200000
+
+// isExecuting reports whether a process is in the middle of executing a program: it lives, and the kernel has not set down
+// yet where its environment ends.
+func (f FS) isExecuting(pid int) bool {
+	data, err := os.ReadFile(f.Path(pid, "stat"))
+	if err != nil {
+		return false
+	}
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	if len(fields) <= statEnvEnd || fields[0] == "Z" || fields[0] == "X" || fields[statEnvEnd] != "0" {
+		return false
+	}
+	flags, err := strconv.ParseUint(fields[statFlags], 10, 64)
+	return err == nil && flags&kernelThread == 0
 }
 
 func splitEnviron(data []byte) []string {

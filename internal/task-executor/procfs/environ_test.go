@@ -11,6 +11,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -181,5 +183,37 @@ func TestIsOverwritten(t *testing.T) {
 		if got := isOverwritten([]byte(data)); got != want {
 			t.Errorf("%q: overwritten %v, want %v", data, got, want)
 		}
+	}
+}
+
+func TestEnvironWaitsForAProcessThatIsExecutingAProgram(t *testing.T) {
+	stat := func(state, flags, envEnd string) string {
+		fields := slices.Repeat([]string{"0"}, 50)
+		fields[0], fields[statFlags], fields[statEnvEnd] = state, flags, envEnd
+		return "7 (sh) " + strings.Join(fields, " ")
+	}
+	cases := map[string]struct {
+		stat string
+		want bool
+	}{
+		"the end of the environment is not set yet":    {stat("R", "4194304", "0"), true},
+		"an environment that is empty has an end, too": {stat("S", "4194304", "140722"), false},
+		"a process that has ended executes nothing":    {stat("Z", "4194304", "0"), false},
+		"nor does a thread of the kernel":              {stat("S", "2097152", "0"), false},
+		"a line that is cut off tells nothing":         {"7 (sh) R 1", false},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.Mkdir(filepath.Join(dir, "7"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "7", "stat"), []byte(c.stat), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if got := New(dir).isExecuting(7); got != c.want {
+				t.Errorf("executing: %v, want %v", got, c.want)
+			}
+		})
 	}
 }
