@@ -62,9 +62,6 @@ const (
 	// TaskExecutorContainer is the name of the container that runs tasks inside the sandbox container.
 	TaskExecutorContainer = "task-executor"
 
-	// TaskExecutorPort is the TCP port of the task-executor's HTTP API on the pod's IP.
-	TaskExecutorPort = 5758
-
 	// TaskExecutorRecycleExitCode is what the task-executor exits with to have every container of its pod restarted. The
 	// pool controller gives its container a restart rule for this code.
 	TaskExecutorRecycleExitCode = 88

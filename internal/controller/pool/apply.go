@@ -107,6 +107,15 @@ func (r *Reconciler) deletePods(ctx context.Context, pool client.ObjectKey, pods
 
 // deletePod deletes one retired pod, and takes it back if that fails.
 func (r *Reconciler) deletePod(ctx context.Context, pool client.ObjectKey, p scheduler.Pod) error {
+	err := r.deleteUID(ctx, pool, p)
+	if err != nil {
+		r.ledger.Unretire(pool, p.Name)
+	}
+	return err
+}
+
+// deleteUID deletes the pod of this UID. One that is gone already is as good, and the ledger forgets it.
+func (r *Reconciler) deleteUID(ctx context.Context, pool client.ObjectKey, p scheduler.Pod) error {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pool.Namespace, Name: p.Name}}
 	err := r.client.Delete(ctx, pod, client.Preconditions{UID: &p.UID})
 	switch {
@@ -119,7 +128,6 @@ func (r *Reconciler) deletePod(ctx context.Context, pool client.ObjectKey, p sch
 		return nil
 	default:
 		r.metrics.count(operationDelete, resultFailed)
-		r.ledger.Unretire(pool, p.Name)
 		return fmt.Errorf("delete pod %s/%s: %w", pool.Namespace, p.Name, err)
 	}
 }

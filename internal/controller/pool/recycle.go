@@ -282,20 +282,11 @@ func (r *Reconciler) unmark(ctx context.Context, pool client.ObjectKey, pod *cor
 
 // discard deletes a pod. Until that has landed it is still marked, and never idle.
 func (r *Reconciler) discard(ctx context.Context, pool client.ObjectKey, p scheduler.Pod) error {
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pool.Namespace, Name: p.Name}}
-	err := r.client.Delete(ctx, pod, client.Preconditions{UID: &p.UID})
-	switch {
-	case err == nil:
-		r.metrics.count(operationDelete, resultDone)
-		r.ledger.Discard(pool, p.Name)
-		return nil
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
-		r.ledger.RemovePod(pool, p.Name, p.UID)
-		return nil
-	default:
-		r.metrics.count(operationDelete, resultFailed)
-		return fmt.Errorf("delete pod %s/%s: %w", pool.Namespace, p.Name, err)
+	if err := r.deleteUID(ctx, pool, p); err != nil {
+		return err
 	}
+	r.ledger.Discard(pool, p.Name)
+	return nil
 }
 
 // refusesRestartRules says whether the API server knows restart rules but not the one to restart all containers, or not
