@@ -73,7 +73,7 @@ func run(ctx context.Context, o Options) error {
 	runnerCtx, stopRunner := context.WithCancel(ctx)
 	defer stopRunner()
 	wake := waker{batches: trigger.New(), pools: trigger.New()}
-	runner := batchsandbox.NewRunner(runnerCtx, clock.RealClock{}, wake.WakeBatch)
+	runner := batchsandbox.NewRunner(runnerCtx, clock.RealClock{}, wake.WakeBatch, batchsandbox.Dialer())
 	defer runner.Wait()
 	defer stopRunner()
 	ledger := scheduler.NewLedger(wake)
@@ -121,7 +121,7 @@ func setup(mgr ctrl.Manager, o Options, p parts) error {
 	}
 	pools := pool.New(pool.Options{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
-		Ledger: p.ledger, Ready: ready,
+		Ledger: p.ledger, Ready: ready, Dial: pool.Dialer(), Suffix: pool.RandomSuffix,
 	})
 	if err := pools.SetupWithManager(mgr, p.wake.pools, o.Concurrency); err != nil {
 		return fmt.Errorf("set up the pool controller: %w", err)

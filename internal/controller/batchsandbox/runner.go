@@ -40,8 +40,8 @@ const (
 	stopLimit = time.Minute
 )
 
-// executorClient is what the runner needs of a task-executor.
-type executorClient interface {
+// Executor is what the runner needs of a task-executor.
+type Executor interface {
 	Set(ctx context.Context, tasks []taskexecutor.Task) ([]taskexecutor.Task, error)
 	Wait(ctx context.Context, since string, wait time.Duration) ([]taskexecutor.Task, string, error)
 }
@@ -59,7 +59,7 @@ type target struct {
 type Runner struct {
 	ctx    context.Context //nolint:containedctx // the watchers live as long as the runner, not as a reconcile
 	clock  clock.Clock
-	dial   func(ip string) executorClient
+	dial   func(ip string) Executor
 	wake   func(types.NamespacedName)
 	wg     sync.WaitGroup
 	mu     sync.Mutex
@@ -75,15 +75,16 @@ type session struct {
 	state    taskState
 }
 
-// NewRunner returns a runner whose watchers end with ctx; wake is called with a batch that has news.
-func NewRunner(ctx context.Context, clk clock.Clock, wake func(types.NamespacedName)) *Runner {
+// Dialer returns what connects to the executor at an address.
+func Dialer() func(ip string) Executor {
 	transport := taskexecutor.NewTransport()
-	return newRunner(ctx, clk, wake, func(ip string) executorClient {
+	return func(ip string) Executor {
 		return taskexecutor.New(taskexecutor.BaseURL(ip), taskexecutor.WithTransport(transport))
-	})
+	}
 }
 
-func newRunner(ctx context.Context, clk clock.Clock, wake func(types.NamespacedName), dial func(ip string) executorClient) *Runner {
+// NewRunner returns a runner whose watchers end with ctx; wake is called with a batch that has news.
+func NewRunner(ctx context.Context, clk clock.Clock, wake func(types.NamespacedName), dial func(ip string) Executor) *Runner {
 	return &Runner{
 		ctx: ctx, clock: clk, wake: wake, dial: dial,
 		byUID: map[types.UID]map[int]*session{}, byName: map[types.NamespacedName]types.UID{},
@@ -263,7 +264,7 @@ func (h *haste) tooMuch(now time.Time) bool {
 }
 
 // ask hands the task over, once, and from then on waits for news of it.
-func (r *Runner) ask(ctx context.Context, c executorClient, task taskexecutor.Task, accepted bool, since string) ([]taskexecutor.Task, string, error) {
+func (r *Runner) ask(ctx context.Context, c Executor, task taskexecutor.Task, accepted bool, since string) ([]taskexecutor.Task, string, error) {
 	if !accepted {
 		tasks, err := c.Set(ctx, []taskexecutor.Task{task})
 		return tasks, "", err

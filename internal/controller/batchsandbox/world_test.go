@@ -75,7 +75,7 @@ func inWorld(t *testing.T, f func(w *world)) {
 		}
 		w.client = fake.NewClientBuilder().WithScheme(w.scheme).WithStatusSubresource(&v1alpha1.BatchSandbox{}, &corev1.Pod{}).
 			WithIndex(&corev1.Pod{}, ownerIndex, ownerOf).WithIndex(&v1alpha1.BatchSandbox{}, poolIndex, poolOf).Build()
-		w.runner = newRunner(ctx, clock.RealClock{}, func(types.NamespacedName) {}, w.dial)
+		w.runner = NewRunner(ctx, clock.RealClock{}, func(types.NamespacedName) {}, w.dial)
 		w.startController()
 		defer w.runner.Wait()
 		defer cancel()
@@ -101,7 +101,7 @@ func (w *world) startController() {
 	w.r = r
 }
 
-func (w *world) dial(ip string) executorClient { return w.executor(ip) }
+func (w *world) dial(ip string) Executor { return w.executor(ip) }
 
 // executor is the one that answers at an address.
 func (w *world) executor(ip string) *fakeExecutor {

@@ -54,7 +54,16 @@ type Options struct {
 
 	// Ready is closed once the ledger was rebuilt after the election. No pool is touched before.
 	Ready <-chan struct{}
+
+	// Dial connects to the executor at an address.
+	Dial func(ip string) Executor
+
+	// Suffix gives the end of a pod's name; two in a row should differ.
+	Suffix func() string
 }
+
+// RandomSuffix is a Suffix that can't be guessed from the last.
+func RandomSuffix() string { return rand.String(suffixLength) }
 
 // Reconciler keeps pools between their bounds.
 type Reconciler struct {
@@ -66,8 +75,8 @@ type Reconciler struct {
 	ready    <-chan struct{}
 	metrics  *podMetrics
 	memories *memories
-	dial     func(ip string) executorClient
-	suffix   func() string // random end of a pod's name
+	dial     func(ip string) Executor
+	suffix   func() string
 }
 
 // New returns a Reconciler and registers its metrics.
@@ -81,8 +90,8 @@ func New(o Options) *Reconciler {
 		ready:    o.Ready,
 		metrics:  newPodMetrics(metrics.Registry),
 		memories: newMemories(),
-		dial:     dialExecutors(),
-		suffix:   func() string { return rand.String(suffixLength) },
+		dial:     o.Dial,
+		suffix:   o.Suffix,
 	}
 }
 

@@ -44,17 +44,17 @@ const (
 	maxRecyclingAtOnce = 256
 )
 
-// executorClient is what recycling needs of a task-executor.
-type executorClient interface {
+// Executor is what recycling needs of a task-executor.
+type Executor interface {
 	Recycle(ctx context.Context, id string) error
 	Recycled(ctx context.Context) (taskexecutor.RecycleState, error)
 }
 
-// dialExecutors returns what connects to the executor of a pod.
-func dialExecutors() func(ip string) executorClient {
+// Dialer returns what connects to the executor at an address.
+func Dialer() func(ip string) Executor {
 	transport := taskexecutor.NewTransport()
 	transport.DisableKeepAlives = true // the executor exits
-	return func(ip string) executorClient {
+	return func(ip string) Executor {
 		return taskexecutor.New(taskexecutor.BaseURL(ip), taskexecutor.WithTransport(transport), taskexecutor.WithTimeout(executorTimeout))
 	}
 }

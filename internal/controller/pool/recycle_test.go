@@ -88,7 +88,7 @@ func markedWorld(t *testing.T) (*world, *fakeExecutor) {
 	pool.Spec.RecycleStrategy = &v1alpha1.RecycleStrategy{Type: v1alpha1.RecycleRestart}
 	w := newWorld(t, pool)
 	executor := &fakeExecutor{state: taskexecutor.RecycleState{ID: "batch", Clean: true}}
-	w.r.dial = func(string) executorClient { return executor }
+	w.r.dial = func(string) Executor { return executor }
 	w.reconcile()
 	w.live("1")
 	w.settled()

@@ -86,9 +86,9 @@ func newWorld(t *testing.T, pool *v1alpha1.Pool, pods ...*corev1.Pod) *world {
 	w.r = New(Options{
 		Client: interceptor.NewClient(w.client, w.funcs()), APIReader: interceptor.NewClient(w.client, w.reads()),
 		Clock: w.clock, Recorder: w.recorder, Ledger: w.ledger, Ready: ready,
+		Suffix: func() string { w.names++; return fmt.Sprintf("%05d", w.names) },
 	})
 	w.r.metrics = newPodMetrics(prometheus.NewRegistry())
-	w.r.suffix = func() string { w.names++; return fmt.Sprintf("%05d", w.names) }
 	w.news()
 	return w
 }
