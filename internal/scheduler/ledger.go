@@ -200,7 +200,7 @@ func (l *Ledger) pool(name types.NamespacedName) *pool {
 
 // forgetEmpty drops a pool of which nothing is known any more.
 func (l *Ledger) forgetEmpty(p *pool) {
-	if len(p.pods) == 0 && p.batches == 0 {
+	if len(p.pods) == 0 && p.batches == 0 && l.pools[p.name] == p {
 		delete(l.pools, p.name)
 	}
 }
@@ -255,12 +255,23 @@ func (l *Ledger) RefreshPod(poolName types.NamespacedName, pod *corev1.Pod) {
 
 // visiblyDiffers says whether the batch that holds the pod has something to report.
 func visiblyDiffers(a, b Pod) bool {
-	return a.UID != b.UID || a.State != b.State || a.IP != b.IP || a.Node != b.Node || a.Ended != b.Ended || a.BatchLabel != b.BatchLabel
+	return a.UID != b.UID || a.State != b.State || a.Ready != b.Ready || a.IP != b.IP || a.Node != b.Node || a.Ended != b.Ended || a.BatchLabel != b.BatchLabel
 }
 
 // ExpectPod counts a pod as starting before its create is sent, so that a lost reply can't make a second one.
 func (l *Ledger) ExpectPod(poolName types.NamespacedName, name, revision string) {
 	l.ObservePod(poolName, Pod{Name: name, Revision: revision, State: PodStarting})
+}
+
+// Unexpect takes back what ExpectPod counted, unless a watch has shown the pod meanwhile.
+func (l *Ledger) Unexpect(poolName types.NamespacedName, name string) {
+	l.mu.Lock()
+	p, known := l.pools[poolName]
+	unseen := known && p.pods[name] != nil && p.pods[name].pod.UID == ""
+	l.mu.Unlock()
+	if unseen {
+		l.RemovePod(poolName, name, "")
+	}
 }
 
 // RemovePod forgets a pod that is gone. With a UID, only the pod of that UID.
@@ -510,12 +521,12 @@ func (l *Ledger) batch(name types.NamespacedName, uid types.UID, p *pool, w *wak
 	if ok && b.uid == uid && b.pool == p {
 		return b
 	}
+	p.batches++ // before the last one is dropped, so that the pool is not forgotten with it
 	if ok {
 		l.dropBatch(name, w)
 	}
 	b = &batch{uid: uid, pool: p, assumed: map[int]bool{}}
 	l.batches[name] = b
-	p.batches++
 	return b
 }
 
@@ -600,13 +611,17 @@ func (l *Ledger) Release(name types.NamespacedName, indexes []int) {
 		if !ok {
 			return
 		}
+		released := false
 		for _, index := range indexes {
 			if index < len(b.pods) && b.pods[index] != "" {
 				b.unhold(index, false)
+				released = true
 			}
 		}
-		w.pool(b.pool.name)
-		b.pool.wakeHead(w)
+		if released {
+			w.pool(b.pool.name)
+			b.pool.wakeHead(w)
+		}
 	})
 }
 

@@ -178,7 +178,7 @@ func sandboxOf(h scheduler.Holding, batch string) sandbox {
 		podUID:    h.Pod.UID,
 		ip:        h.Pod.IP,
 		node:      h.Pod.Node,
-		ready:     h.Pod.State == scheduler.PodReady,
+		ready:     h.Pod.Ready && !h.Pod.Ended,
 		lost:      h.Pod.Lost() || h.Pod.Recycling,
 		recycling: h.Pod.Recycling && !h.Pod.Lost(),
 		labelled:  h.Pod.BatchLabel == batch,
