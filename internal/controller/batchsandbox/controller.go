@@ -424,12 +424,17 @@ func (r *Reconciler) patchStatus(ctx context.Context, obs *observed, status *v1a
 	return nil
 }
 
+// remember returns what is known of a batch. What the ledger knows of another one that had the name is forgotten: nobody may
+// ever ask for it again.
 func (r *Reconciler) remember(sb *v1alpha1.BatchSandbox) *memory {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	name := client.ObjectKeyFromObject(sb)
 	m, ok := r.memories[name]
 	if !ok || m.uid != sb.UID {
+		if ok {
+			r.ledger.BatchGone(name)
+		}
 		m = &memory{uid: sb.UID, countedLost: map[string]bool{}, tasksChecked: -1}
 		r.memories[name] = m
 	}
