@@ -195,21 +195,24 @@ func poolOf(obj client.Object) []string {
 }
 
 // changedByUsers lets through what somebody else may have changed: the spec, the deletion, and the annotations and
-// finalizers. Our own status writes don't bring a batch back.
+// finalizers, or made anew while the watch was broken. Our own status writes don't bring a batch back.
 func changedByUsers() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, after := e.ObjectOld, e.ObjectNew
-		return before.GetGeneration() != after.GetGeneration() ||
+		return before.GetUID() != after.GetUID() ||
+			before.GetGeneration() != after.GetGeneration() ||
 			!before.GetDeletionTimestamp().Equal(after.GetDeletionTimestamp()) ||
 			!equality.Semantic.DeepEqual(before.GetAnnotations(), after.GetAnnotations()) ||
 			!equality.Semantic.DeepEqual(before.GetFinalizers(), after.GetFinalizers())
 	}}
 }
 
-// poolMatters lets through what changes the answer to a batch that waits: a pool that appears, changes or goes.
+// poolMatters lets through what changes the answer to a batch that waits: a pool that appears, changes or goes, or was made
+// anew while the watch was broken.
 func poolMatters() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
-		return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
+		return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() ||
+			e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
 			!e.ObjectOld.GetDeletionTimestamp().Equal(e.ObjectNew.GetDeletionTimestamp())
 	}}
 }

@@ -12,8 +12,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/test/wrappers"
 )
 
 func TestAHeldPodThatIsToBeEvictedIsStillReady(t *testing.T) {
@@ -67,4 +69,20 @@ func TestWhatWasAssumedForAnEarlierBatchOfTheNameIsGivenUp(t *testing.T) {
 			t.Errorf("counts %+v, want the pod idle", c)
 		}
 	})
+}
+
+// A watch that broke tells of an object that was deleted and made anew as of one that changed.
+func TestAnObjectMadeAnewUnseenIsLookedAt(t *testing.T) {
+	before, after := pooledBatch(1).UID("uid-1").Obj(), pooledBatch(1).UID("uid-2").Obj()
+	if !changedByUsers().Update(event.UpdateEvent{ObjectOld: before, ObjectNew: after}) {
+		t.Error("nobody looks at a batch that was made anew")
+	}
+	if changedByUsers().Update(event.UpdateEvent{ObjectOld: before, ObjectNew: before}) {
+		t.Error("a batch that did not change is looked at")
+	}
+	pool, again := wrappers.MakePool(namespace, "p").Obj(), wrappers.MakePool(namespace, "p").Obj()
+	again.UID = "uid-2"
+	if !poolMatters().Update(event.UpdateEvent{ObjectOld: pool, ObjectNew: again}) {
+		t.Error("no batch looks at a pool that was made anew")
+	}
 }
