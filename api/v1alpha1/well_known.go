@@ -20,8 +20,9 @@ const (
 	// pod is never idle.
 	RecyclingAnnotation = "sandbox.opensandbox.io/recycling"
 
-	// LeaderEpochAnnotation names the controller process that leads. On: pooled BatchSandboxes with unmet
-	// demand. Written once after an election, so that a late write of the last leader conflicts.
+	// LeaderEpochAnnotation names the controller process that leads, or the resourceVersion after which it lost an answer:
+	// "after-" and the number. On: pooled BatchSandboxes. Written once after an election where demand is unmet, and after an
+	// allocation that was never answered, so that a late write conflicts.
 	LeaderEpochAnnotation = "sandbox.opensandbox.io/leader-epoch"
 )
 

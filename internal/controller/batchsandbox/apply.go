@@ -249,6 +249,9 @@ func (r *Reconciler) writeAllocation(ctx context.Context, obs *observed, m *memo
 		err = fmt.Errorf("patch allocation: %w", err)
 		if obs.pooled() {
 			m.inDoubt = true
+			if !isAnswer(err) {
+				m.underway = sb.ResourceVersion
+			}
 			err = errors.Join(err, r.settleDoubt(ctx, sb, m))
 		}
 		return err
@@ -275,13 +278,18 @@ func wantedFinalizers(obs *observed) []string {
 	return finalizers
 }
 
-// settleDoubt reads the batch from the API server itself after an allocation that may have landed all the same, and
-// settles the ledger with it. Until that is done the ledger keeps what was assumed, and the batch is not looked at; after
+// isAnswer says whether an error is the API server's answer to a write, which then can't land any more: a conflict says that
+// the resourceVersion of its precondition is past.
+func isAnswer(err error) bool {
+	return apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err)
+}
+
+// settleDoubt finds out what the API server itself has of the batch after an allocation that may have landed all the same,
+// and settles the ledger with it. Until that is done the ledger keeps what was assumed, and the batch is not looked at; after
 // it, no cache that is older than the truth is believed.
 func (r *Reconciler) settleDoubt(ctx context.Context, sb *v1alpha1.BatchSandbox, m *memory) error {
 	name := client.ObjectKeyFromObject(sb)
-	truth := &v1alpha1.BatchSandbox{}
-	err := r.apiReader.Get(ctx, name, truth)
+	truth, err := r.readTruth(ctx, sb, m)
 	switch {
 	case apierrors.IsNotFound(err), err == nil && truth.UID != sb.UID:
 		r.ledger.BatchGone(name)
@@ -289,12 +297,34 @@ func (r *Reconciler) settleDoubt(ctx context.Context, sb *v1alpha1.BatchSandbox,
 	case err != nil:
 		return fmt.Errorf("read the batch again: %w", err)
 	}
-	m.inDoubt = false
+	m.inDoubt, m.underway = false, ""
 	m.wrote(truth)
 	if pods, err := parseAllocStatus(truth); err == nil { // a malformed annotation is told when the batch is reconciled
 		r.settle(ctx, truth, pods)
 	}
 	return nil
+}
+
+// readTruth reads the batch from the API server. Where a write may still be under way it patches the batch instead, which
+// returns the truth too and makes that write conflict: a read alone would leave its pods to the next batch, and then it
+// could land.
+func (r *Reconciler) readTruth(ctx context.Context, sb *v1alpha1.BatchSandbox, m *memory) (*v1alpha1.BatchSandbox, error) {
+	truth := &v1alpha1.BatchSandbox{}
+	if m.underway == "" {
+		return truth, r.apiReader.Get(ctx, client.ObjectKeyFromObject(sb), truth)
+	}
+	if !r.leads() {
+		return nil, errNotLeading
+	}
+	truth.Namespace, truth.Name = sb.Namespace, sb.Name
+	body := mustJSON(map[string]any{"metadata": map[string]any{
+		"uid": sb.UID, "annotations": map[string]string{v1alpha1.LeaderEpochAnnotation: "after-" + m.underway},
+	}})
+	err := r.client.Patch(ctx, truth, client.RawPatch(types.MergePatchType, []byte(body)))
+	if apierrors.IsConflict(err) { // another batch has the name
+		return truth, r.apiReader.Get(ctx, client.ObjectKeyFromObject(sb), truth)
+	}
+	return truth, err
 }
 
 // settle tells the ledger the truth about a batch, and the world if it names a pod that another batch holds.

@@ -91,6 +91,9 @@ type memory struct {
 	uid types.UID
 	// inDoubt: an allocation may have landed, and nobody could read whether it has.
 	inDoubt bool
+	// underway is the resourceVersion that an allocation was written under which was sent and never answered: it may even
+	// land later. Empty if there is none.
+	underway string
 	// written is the resourceVersion of our last write. A cache behind it shows the past.
 	written string
 	// last is what our last write made of the batch, until the cache has it.
