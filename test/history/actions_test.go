@@ -218,7 +218,7 @@ func (w *world) callGoesThrough() bool {
 }
 
 // latecomers has writes land after their sender was told that they are lost.
-const latecomers = false
+const latecomers = true
 
 func (w *world) lateWriteLands() bool {
 	if len(w.underway) == 0 {

@@ -65,4 +65,10 @@ func runHistory(t *rapid.T) {
 	t.Repeat(w.actions())
 	w.rest()
 	w.checkRest()
+	switch draw(w, "in the end", "nothing", "nothing", "a restart", "everything is deleted") {
+	case "a restart":
+		w.checkRestart()
+	case "everything is deleted":
+		w.checkEnd()
+	}
 }

@@ -323,3 +323,46 @@ func (w *world) checkQuiet() {
 		}
 	}
 }
+
+// checkRestart starts the controller again, which must not change who has what.
+func (w *world) checkRestart() {
+	w.logf("* the controller starts again")
+	before := maps.Clone(w.audit.named)
+	pods := len(w.server.log[kindPod])
+	w.kill(func(*call) bool { return false })
+	w.startProcess(&w.process.cache)
+	w.rest()
+	w.checkRest()
+	if !maps.EqualFunc(before, w.audit.named, slices.Equal) {
+		w.fail("a restart at rest changes what batches hold from %v to %v", before, w.audit.named)
+	}
+	for _, c := range w.server.log[kindPod][pods:] {
+		if c.before == nil || c.after == nil || c.after.GetDeletionTimestamp() != nil {
+			w.fail("a restart at rest makes or deletes pod %s", c.name())
+		}
+	}
+}
+
+// checkEnd deletes everything, after which nothing may be left, nor known.
+func (w *world) checkEnd() {
+	w.logf("* everything is deleted")
+	for _, k := range []kind{kindPool, kindBatch} {
+		for _, obj := range w.server.list(k) {
+			w.mustRemove(k, obj.GetName())
+		}
+	}
+	for _, sb := range w.batches(func(*v1alpha1.BatchSandbox) bool { return true }) {
+		w.removeForeignFinalizer(sb)
+	}
+	w.rest()
+	for k := range numKinds {
+		for _, obj := range w.server.list(k) {
+			w.fail("%s %s is left in the end", k, obj.GetName())
+		}
+	}
+	for _, name := range []string{"p", "q"} {
+		if n := w.process.ledger.Counts(types.NamespacedName{Namespace: namespace, Name: name}); n != (scheduler.Counts{}) {
+			w.fail("the ledger counts %+v of pool %s in the end", n, name)
+		}
+	}
+}
