@@ -64,11 +64,9 @@ type Result struct {
 	// Grants are the pods handed over now; they are assumed until Confirm or Settle.
 	Grants []Grant
 
-	// Position is the place in the queue, from 1, if something is still missing; else 0.
-	Position int
-
-	// Waiting is the number of sandboxes that the whole queue waits for.
-	Waiting int
+	// Place is what the batch's status has to tell of the queue if something is still missing; else zero. It is the
+	// place the batch has, or the one that its status tells while that is close enough.
+	Place
 }
 
 // Ledger is the index in memory of who holds which pod. It is safe for concurrent use and can be rebuilt from
@@ -79,6 +77,9 @@ type Ledger struct {
 	mu      sync.Mutex
 	pools   map[types.NamespacedName]*pool
 	batches map[types.NamespacedName]*batch
+	// moved are the pools whose queue changed since TellPlaces looked at it, each once and in that order.
+	moved      []types.NamespacedName
+	queueMoves chan struct{}
 	// removed has the pods that went while the ledger was being rebuilt, so that a list read earlier can't bring
 	// them back; nil afterwards.
 	removed map[types.UID]struct{}
@@ -94,6 +95,7 @@ type pool struct {
 	idle            *list.List // of *entry, current revision
 	stale           *list.List // of *entry, other revisions
 	queue           *queue
+	moved           bool              // it stands in the ledger's list of moved queues
 	holders         map[string]holder // by pod name, also of pods not seen yet
 	recycling       map[string]*entry // unheld pods that carry the mark
 	batches         int               // batches that refer to this pool
@@ -136,9 +138,10 @@ type entry struct {
 // NewLedger returns an empty ledger that tells w of changes.
 func NewLedger(w Waker) *Ledger {
 	return &Ledger{
-		waker:   w,
-		pools:   map[types.NamespacedName]*pool{},
-		batches: map[types.NamespacedName]*batch{},
+		waker:      w,
+		pools:      map[types.NamespacedName]*pool{},
+		batches:    map[types.NamespacedName]*batch{},
+		queueMoves: make(chan struct{}, 1),
 	}
 }
 
@@ -447,30 +450,29 @@ func (l *Ledger) Assume(d Demand) Result {
 	l.locked(func(w *wakes) {
 		p := l.pool(types.NamespacedName{Namespace: d.Batch.Namespace, Name: d.Pool})
 		defer l.forgetEmpty(p)
-		before := p.queue.waiting
 		if len(d.Missing) == 0 {
-			if p.queue.remove(d.Batch) {
-				w.pool(p.name)
-				p.wakeHead(w)
-			}
+			l.leaveQueue(p, d.Batch, w)
 			return
 		}
 		b := l.batch(d.Batch, d.UID, p, w)
-		demand := &d
-		demand.Missing = slices.Clone(d.Missing)
-		p.queue.put(demand)
+		waiting, led := p.queue.waiting, p.queue.headedBy(d.Batch)
+		demand, old := l.enqueue(p, d)
 		if p.queue.head() == demand {
 			res.Grants = b.grant(demand)
 		}
-		if len(res.Grants) > 0 || p.queue.waiting != before {
+		if len(res.Grants) > 0 {
+			l.queueMoved(p)
+		}
+		if len(res.Grants) > 0 || p.queue.waiting != waiting {
 			w.pool(p.name)
 		}
-		if len(demand.Missing) > 0 {
-			res.Position = p.queue.position(demand) + 1
-		} else {
+		switch {
+		case len(demand.Missing) == 0:
 			p.wakeHead(w)
+		case led && p.queue.head() != demand:
+			p.wakeHead(w) // the batch went back, and pods it collected may suit the new head
 		}
-		res.Waiting = p.queue.waiting
+		res.Place = l.tell(p, demand, demand.isNews(old) || len(res.Grants) > 0)
 	})
 	return res
 }
@@ -641,7 +643,9 @@ func (l *Ledger) dropBatch(name types.NamespacedName, w *wakes) {
 			b.unhold(index, !b.assumed[index])
 		}
 	}
-	b.pool.queue.remove(name)
+	if b.pool.queue.remove(name) {
+		l.queueMoved(b.pool)
+	}
 	b.pool.batches--
 	delete(l.batches, name)
 	w.pool(b.pool.name)
@@ -652,9 +656,8 @@ func (l *Ledger) dropBatch(name types.NamespacedName, w *wakes) {
 // LeaveQueue takes a batch out of its pool's queue, if it is in it.
 func (l *Ledger) LeaveQueue(name types.NamespacedName) {
 	l.locked(func(w *wakes) {
-		if b, ok := l.batches[name]; ok && b.pool.queue.remove(name) {
-			w.pool(b.pool.name)
-			b.pool.wakeHead(w)
+		if b, ok := l.batches[name]; ok {
+			l.leaveQueue(b.pool, name, w)
 		}
 	})
 }

@@ -124,11 +124,7 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *mem
 		r.ledger.LeaveQueue(name)
 	} else {
 		res := r.ledger.Assume(demandOf(obs, p.missing))
-		grants = res.Grants
-		if res.Position > 0 {
-			out.queue = &v1alpha1.QueueStatus{Position: int32(res.Position), Waiting: int32(res.Waiting)} //nolint:gosec // counts of pods
-			out.retryIn(time.Second)
-		}
+		grants, out.queue = res.Grants, queueStatus(res.Place)
 	}
 	had := slices.Clone(obs.sandboxes)
 	for _, g := range grants {
@@ -167,6 +163,7 @@ func demandOf(obs *observed, missing []int) scheduler.Demand {
 	d := scheduler.Demand{
 		Batch: client.ObjectKeyFromObject(obs.sb), UID: obs.sb.UID, Pool: obs.sb.Spec.PoolRef,
 		Missing: missing, Held: obs.usable(), MinAvailable: obs.gang(), Created: obs.sb.CreationTimestamp.Time,
+		Told: placeTold(&obs.sb.Status),
 	}
 	if obs.sb.Spec.Priority != nil {
 		d.Priority = *obs.sb.Spec.Priority

@@ -396,7 +396,7 @@ func (r *Reconciler) report(ctx context.Context, obs *observed, p plan, out outc
 	if err := r.patchStatus(ctx, obs, after, m); err != nil {
 		return 0, err
 	}
-	r.events.problemFound(obs.sb, &before, firstProblem(p.problem, out.problem))
+	r.events.problemFound(obs.sb, &before, firstProblem(p.problem, out.problem, p.setAside))
 	r.events.tasksCompleted(obs.sb, &before)
 	for _, end := range obs.ends {
 		if !end.recorded {
