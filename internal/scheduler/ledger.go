@@ -111,6 +111,8 @@ type batch struct {
 	pool    *pool
 	pods    []string // by index
 	assumed map[int]bool
+	// asked is the demand for which pods are assumed; nil once they are confirmed or settled.
+	asked *Demand
 }
 
 // class is how a pod counts.
@@ -484,6 +486,10 @@ func (b *batch) grant(d *Demand) []Grant {
 	if d.Held+n < min(d.MinAvailable, d.Held+len(d.Missing)) {
 		return nil
 	}
+	if n > 0 {
+		asked := *d
+		b.asked = &asked
+	}
 	grants := make([]Grant, 0, n)
 	for _, index := range p.queue.take(d, n) {
 		e := p.nextIdle()
@@ -526,6 +532,7 @@ func (l *Ledger) Confirm(name types.NamespacedName) {
 	l.locked(func(_ *wakes) {
 		if b, ok := l.batches[name]; ok {
 			clear(b.assumed)
+			b.asked = nil
 		}
 	})
 }
@@ -536,6 +543,10 @@ type Settlement struct {
 	UID   types.UID
 	Pool  string
 	Pods  []string // by index, "" for none
+
+	// Conflicted: the API server refused the allocation since the batch had changed meanwhile. The batch asks again in a
+	// moment, and until then the queue keeps its place.
+	Conflicted bool
 }
 
 // Settle makes the ledger hold for a batch exactly what its alloc-status says. Pods that were only assumed are
@@ -549,10 +560,28 @@ func (l *Ledger) Settle(s Settlement) (doubled []string) {
 		b.dropAllBut(s.Pods)
 		doubled = b.adopt(s.Batch, s.Pods)
 		clear(b.assumed)
+		if s.Conflicted {
+			l.askAgain(b)
+		}
+		b.asked = nil
 		w.pool(p.name)
-		p.wakeHead(w)
+		if !s.Conflicted || !p.queue.headedBy(s.Batch) { // else it comes by itself, and its cache may be behind until then
+			p.wakeHead(w)
+		}
 	})
 	return doubled
+}
+
+// askAgain puts what the batch was given, and does not hold, back into the queue.
+func (l *Ledger) askAgain(b *batch) {
+	if b.asked == nil {
+		return
+	}
+	d := *b.asked
+	d.Missing = slices.DeleteFunc(slices.Clone(d.Missing), func(index int) bool { return index < len(b.pods) && b.pods[index] != "" })
+	if len(d.Missing) > 0 {
+		l.enqueue(b.pool, d)
+	}
 }
 
 // dropAllBut takes away what the list doesn't name at the same index.

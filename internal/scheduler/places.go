@@ -109,7 +109,7 @@ func (l *Ledger) leaveQueue(p *pool, batch types.NamespacedName, w *wakes) {
 
 // TellPlaces wakes batches whose status tells a place in the queue that they don't have any more, n of them at most, so that
 // they tell it anew. Of a queue that has more of them than its share of n, those go first whose position is most wrong in
-// proportion: to be 10th instead of 12th is news, to be 1010th instead of 1012th is not. What is left is told by the next
+// proportion: to be 100th instead of 120th is news, to be 1000th instead of 1020th is not. What is left is told by the next
 // call; QueueMoves says so. A place that stands still is therefore right in the end, and where every place is right nothing
 // happens.
 //
@@ -142,10 +142,14 @@ func (l *Ledger) TellPlaces(n int) {
 	})
 }
 
+// nearHead is the position up to which a place counts as near the head: there, errors are not weighed by position. A queue
+// that moves fast would else tell nobody but those who are served in a moment.
+const nearHead = 50
+
 // wrongness is how far the place that a batch tells is from the one it has.
 type wrongness struct {
 	demand   *Demand
-	position float64 // the error of its position in proportion to its position
+	position float64 // the error of its position in proportion to its position, but at least to nearHead
 	waiting  int     // the error of what the queue waits for
 }
 
@@ -164,7 +168,7 @@ func (q *queue) mostWrong(n int) (worst []*Demand, more bool) {
 		}
 		found = append(found, wrongness{
 			demand:   d,
-			position: float64(distance(d.Told.Position, place.Position)) / float64(place.Position),
+			position: float64(distance(d.Told.Position, place.Position)) / float64(max(nearHead, place.Position)),
 			waiting:  distance(d.Told.Waiting, place.Waiting),
 		})
 		for at := len(found) - 1; at > 0 && compareWrongness(found[at], found[at-1]) < 0; at-- {

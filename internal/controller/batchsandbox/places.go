@@ -17,9 +17,9 @@ const (
 	// changes is told once. With the write that follows it stays well within a second.
 	placesPace = 500 * time.Millisecond
 
-	// placesPerTurn is the greatest number of batches, of all queues together, that tell their place anew in one turn: 50 a
+	// placesPerTurn is the greatest number of batches, of all queues together, that tell their place anew in one turn: 100 a
 	// second, however long the queues are and however fast they move.
-	placesPerTurn = 25
+	placesPerTurn = 50
 )
 
 // Places brings batches back whose status tells a place in a queue that they don't have any more. It does nothing while no
