@@ -580,7 +580,8 @@ func (l *Ledger) askAgain(b *batch) {
 	d := *b.asked
 	d.Missing = slices.DeleteFunc(slices.Clone(d.Missing), func(index int) bool { return index < len(b.pods) && b.pods[index] != "" })
 	if len(d.Missing) > 0 {
-		l.enqueue(b.pool, d)
+		demand, _ := l.enqueue(b.pool, d)
+		l.tell(b.pool, demand, false) // what the status tells may not be the place it has now
 	}
 }
 

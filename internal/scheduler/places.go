@@ -60,7 +60,11 @@ func (l *Ledger) Enqueue(d Demand) {
 // enqueue puts a copy of the demand into the queue and returns it with the one whose place it took, nil if there was none.
 func (l *Ledger) enqueue(p *pool, d Demand) (demand, old *Demand) {
 	d.Missing = slices.Clone(d.Missing)
+	d.due = false
 	old = p.queue.put(&d)
+	if old != nil {
+		d.due = old.due
+	}
 	if old == nil || d.differs(old) {
 		l.queueMoved(p)
 	}
@@ -75,7 +79,7 @@ func (d *Demand) differs(old *Demand) bool {
 // isNews says whether the batch has to tell its place now, whatever its status tells: it was woken to do so, tells nothing
 // yet, or asks for something else than before.
 func (d *Demand) isNews(old *Demand) bool {
-	return d.Told == Place{} || (old != nil && (old.due || d.differs(old)))
+	return d.Told == Place{} || d.due || (old != nil && d.differs(old))
 }
 
 // tell returns the place that the status of a batch is to tell: its place now if there is news, else what it tells already.
@@ -86,7 +90,7 @@ func (l *Ledger) tell(p *pool, d *Demand, news bool) Place {
 	}
 	place := p.queue.place(d)
 	if news {
-		d.Told = place
+		d.Told, d.due = place, false
 	}
 	if d.Told != place {
 		l.queueMoved(p)
