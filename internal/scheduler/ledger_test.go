@@ -255,7 +255,11 @@ func TestRetiredPodsAreNotHandedOut(t *testing.T) {
 //   - no batch got a pod while another waited further ahead, and no gang got a part,
 //   - whoever waits at the head and could have pods was woken since it asked last,
 //   - the queue is in order, waits for the sum of what is missing, and every place that is told wrongly will be told anew.
-func TestLedgerKeepsItsWordInEveryHistory(t *testing.T) { rapid.Check(t, ledgerHistory) }
+func TestLedgerKeepsItsWordInEveryHistory(t *testing.T) {
+	for range 30 { // of 100 histories each
+		rapid.Check(t, ledgerHistory)
+	}
+}
 
 func FuzzLedger(f *testing.F) { f.Fuzz(rapid.MakeFuzz(ledgerHistory)) }
 
