@@ -63,7 +63,8 @@ func TestAReleasedPodIsMarkedAndNeverHandedOutWhileItIs(t *testing.T) {
 		if !w.gone() {
 			t.Fatal("the finalizer is still there")
 		}
-		want := `{"batch":"` + string(uid) + `","containers":{"sandbox":"c://s1","task-executor":"c://e1"}}`
+		want := `{"batch":"` + string(uid) + `","containers":{"sandbox":"c://s1","task-executor":"c://e1"},"since":"` +
+			time.Now().UTC().Format(time.RFC3339) + `"}`
 		if got := w.recyclingMark(); got != want {
 			t.Errorf("mark %s, want %s", got, want)
 		}
@@ -225,7 +226,7 @@ func TestAHeldPodThatIsMarkedIsNoSandboxAnyMore(t *testing.T) {
 		w.settled()
 		w.addPoolPod(1)
 		pod := w.pods()[0]
-		pod.Annotations = map[string]string{v1alpha1.RecyclingAnnotation: recycling.MarkOf(&pod, w.batch().UID).Encode()}
+		pod.Annotations = map[string]string{v1alpha1.RecyclingAnnotation: recycling.MarkOf(&pod, w.batch().UID, time.Now()).Encode()}
 		if err := w.client.Update(context.Background(), &pod); err != nil {
 			t.Fatal(err)
 		}

@@ -18,6 +18,23 @@ import (
 	"opensandbox.io/controller/internal/utils/podutil"
 )
 
+// TypeOf is how a pool recycles its pods: Delete, Restart, Noop, or "" for the default, which is Restart where the result is
+// provably clean and else Delete. A type that isn't known is the one that is always clean.
+func TypeOf(pool *v1alpha1.Pool) v1alpha1.RecycleType {
+	if pool.Spec.RecycleStrategy == nil {
+		return ""
+	}
+	switch how := pool.Spec.RecycleStrategy.Type; how {
+	case "", v1alpha1.RecycleNoop, v1alpha1.RecycleRestart:
+		return how
+	default:
+		return v1alpha1.RecycleDelete
+	}
+}
+
+// Restarts says whether a pool's pods are restarted in place where they can be.
+func Restarts(how v1alpha1.RecycleType) bool { return how == "" || how == v1alpha1.RecycleRestart }
+
 // AddRestartRules lets the task-executor restart all containers of its pod by exiting with the reserved code. Only a
 // pod whose containers are always restarted, and that has an executor beside others, gets the rules; rules of the
 // template's own stay, and its container then can't be recycled in place.
@@ -39,6 +56,12 @@ func RemoveRestartRules(spec *corev1.PodSpec) (removed bool) {
 	}
 	executor.RestartPolicy, executor.RestartPolicyRules = nil, nil
 	return true
+}
+
+// HasRestartRules says whether a pod's executor has the rule that AddRestartRules gives.
+func HasRestartRules(spec *corev1.PodSpec) bool {
+	executor := podutil.Container(spec, v1alpha1.TaskExecutorContainer)
+	return executor != nil && hasRestartRules(executor)
 }
 
 func restartRule() corev1.ContainerRestartRule {
