@@ -441,7 +441,7 @@ func runs(pod *corev1.Pod) bool {
 
 func (w *world) recycles(pod *corev1.Pod) bool {
 	at := w.containers[pod.UID]
-	return runs(pod) && at != nil && (at.asked != "" || at.halfway)
+	return runs(pod) && at != nil && (at.asked != "" || at.halfway && !at.alone)
 }
 
 func (w *world) podsBecomeReady() bool {
@@ -508,6 +508,6 @@ func (w *world) containersRestart() bool {
 	if pod == nil {
 		return false
 	}
-	w.restart(pod, rapid.IntRange(0, 4).Draw(w.t, "unclean") == 4)
+	w.restart(pod, draw(w, "restart", restartClean, restartClean, restartClean, restartUnclean, restartAlone))
 	return true
 }

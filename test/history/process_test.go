@@ -16,7 +16,6 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -24,7 +23,6 @@ import (
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"opensandbox.io/controller/api/v1alpha1"
@@ -46,7 +44,9 @@ type item struct {
 
 func (i item) String() string { return string(i.author) + " " + i.name }
 
-func (i item) key() types.NamespacedName { return types.NamespacedName{Namespace: namespace, Name: i.name} }
+func (i item) key() types.NamespacedName {
+	return types.NamespacedName{Namespace: namespace, Name: i.name}
+}
 
 // task is a reconcile that runs, or the rebuild of the ledger.
 type task struct {
@@ -54,10 +54,10 @@ type task struct {
 	item
 	process *process
 
-	// began is where the server and the caches were when it began.
+	// began is where the server was when it began, and poolCursor where the cache of pools was.
 	began      int64
 	poolCursor int
-	// served is the resourceVersion of the newest status of each batch when the task began, by name.
+
 	done   atomic.Bool
 	result ctrl.Result
 	err    error
@@ -85,6 +85,7 @@ type process struct {
 
 	ledger  *scheduler.Ledger
 	runner  *batchsandbox.Runner
+	calls   *pool.Calls
 	batches *batchsandbox.Reconciler
 	pools   *pool.Reconciler
 	ready   chan struct{}
@@ -92,6 +93,9 @@ type process struct {
 	cache   cache
 	queue   queue
 	tasks   []*task
+
+	// background makes the calls of executors, outside of any reconcile.
+	background *task
 }
 
 // cache is what the watches have brought so far.
@@ -213,6 +217,8 @@ func (w *world) startProcess(before *cache) *process {
 	p.queue = queue{waiting: map[item]bool{}, running: map[item]bool{}, later: map[item]time.Time{}, failures: map[item]int{}}
 	p.ledger = scheduler.NewLedger(p)
 	p.runner = batchsandbox.NewRunner(p.ctx, clock.RealClock{}, p.WakeBatch, nil)
+	p.background = &task{id: 1 << 40, item: item{"executors", ""}, process: p}
+	p.calls = pool.NewCalls(p.ctx, p.WakePool, func(ip string) pool.Executor { return executor{process: p, ip: ip} })
 	api, reader := apiClient{process: p}, apiReader{process: p}
 	var err error
 	p.batches, err = batchsandbox.New(batchsandbox.Options{
@@ -224,9 +230,14 @@ func (w *world) startProcess(before *cache) *process {
 	}
 	p.pools = pool.New(pool.Options{
 		Client: api, APIReader: reader, Clock: clock.RealClock{}, Recorder: noEvents{}, Ledger: p.ledger, Ready: p.ready,
-		Dial: func(ip string) pool.Executor { return executor{process: p, ip: ip} }, Suffix: w.suffix,
+		Calls: p.calls, Suffix: w.suffix,
 	})
 	w.process = p
+	go func() {
+		if err := batchsandbox.NewPlaces(p.ledger, clock.RealClock{}).Start(p.ctx); err != nil {
+			panic(err)
+		}
+	}()
 	for k := range numKinds {
 		p.cache.objects[k] = map[string]client.Object{}
 		if before != nil {
@@ -438,10 +449,8 @@ func (w *world) kill(stillLands func(c *call) bool) {
 		synctest.Wait()
 	}
 	p.runner.Wait()
+	p.calls.Wait()
 	synctest.Wait()
 }
 
 func conflict(c *call) error { return newConflict(c.kind, c.name) }
-
-var _ = metav1.Now
-var _ = event.UpdateEvent{}

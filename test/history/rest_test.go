@@ -45,11 +45,15 @@ func (w *world) rest() {
 			continue
 		}
 		at, ok := w.process.queue.next()
-		if !ok || w.settled(idle, time.Since(written)) {
+		switch {
+		case ok && w.settled(idle, time.Since(written)), !ok && time.Since(written) > 2*time.Second:
 			return
+		case !ok:
+			at = time.Now().Add(time.Second) // what runs beside the reconciles may have news
 		}
 		atOnce = 0
 		w.sleep(time.Until(at))
+		w.settle()
 		for _, i := range w.process.queue.due() {
 			idle[i]++
 		}
@@ -98,7 +102,7 @@ func (w *world) kubelets() bool {
 		case pod.DeletionTimestamp != nil:
 			w.server.kill(pod.Name)
 		case w.recycles(pod):
-			w.restart(pod, false)
+			w.restart(pod, restartClean)
 		case starts(pod):
 			w.becomeReady(pod)
 		default:
@@ -201,7 +205,9 @@ func (w *world) reasonOf(d demand) string {
 // queueOf are the batches that wait for a pool, in the order in which they are to be served.
 func (w *world) queueOf(pool *v1alpha1.Pool) []demand {
 	var queue []demand
-	for _, sb := range w.batches(func(sb *v1alpha1.BatchSandbox) bool { return sb.DeletionTimestamp == nil && sb.Spec.PoolRef == pool.Name }) {
+	for _, sb := range w.batches(func(sb *v1alpha1.BatchSandbox) bool {
+		return sb.DeletionTimestamp == nil && sb.Spec.PoolRef == pool.Name
+	}) {
 		d := w.demandOf(sb)
 		if w.reasonOf(d) == v1alpha1.ReasonWaitingForPool {
 			d.missing = min(d.missing, int(pool.Spec.CapacitySpec.PoolMax)-d.usable)

@@ -55,6 +55,8 @@ type containers struct {
 	asked string
 	// halfway: the executor is a new one, and the other containers are not yet.
 	halfway bool
+	// alone: the kubelet restarts the executor and no other container.
+	alone bool
 	// cameFrom is the recycling that this executor came back from, and unclean says that it found something.
 	cameFrom string
 	unclean  bool
@@ -134,8 +136,8 @@ type executor struct {
 	ip      string
 }
 
-func (e executor) call(ctx context.Context, verb string, do func(c *containers) (any, error)) (any, error) {
-	c := &call{task: taskOf(ctx), verb: verb, kind: kindPod, name: e.ip}
+func (e executor) call(verb string, do func(c *containers) (any, error)) (any, error) {
+	c := &call{task: e.process.background, verb: verb, kind: kindPod, name: e.ip}
 	c.do = func() (any, error) {
 		for _, obj := range e.process.world.server.list(kindPod) {
 			pod := obj.(*corev1.Pod)
@@ -149,8 +151,8 @@ func (e executor) call(ctx context.Context, verb string, do func(c *containers) 
 	return e.process.pass(c)
 }
 
-func (e executor) Recycle(ctx context.Context, id string) error {
-	_, err := e.call(ctx, "recycle", func(c *containers) (any, error) {
+func (e executor) Recycle(_ context.Context, id string) error {
+	_, err := e.call("recycle", func(c *containers) (any, error) {
 		if c.cameFrom != id {
 			c.asked = id
 		}
@@ -159,8 +161,8 @@ func (e executor) Recycle(ctx context.Context, id string) error {
 	return err
 }
 
-func (e executor) Recycled(ctx context.Context) (taskexecutor.RecycleState, error) {
-	value, err := e.call(ctx, "recycled", func(c *containers) (any, error) {
+func (e executor) Recycled(context.Context) (taskexecutor.RecycleState, error) {
+	value, err := e.call("recycled", func(c *containers) (any, error) {
 		state := taskexecutor.RecycleState{ID: c.cameFrom, Clean: !c.unclean}
 		if c.unclean {
 			state.Reasons = []string{"a message queue is left"}
@@ -207,18 +209,20 @@ func (w *world) becomeReady(pod *corev1.Pod) {
 	})
 }
 
-// setContainers writes the containers' IDs; halfway all but the executor's are those of the life before.
+// setContainers writes the containers' IDs. Halfway the executor is a new one, and the others have ended.
 func (w *world) setContainers(pod *corev1.Pod, at *containers) {
 	pod.Status.ContainerStatuses = nil
 	for i := range pod.Spec.Containers {
 		name, life := pod.Spec.Containers[i].Name, at.life
-		if at.halfway && name == v1alpha1.TaskExecutorContainer {
+		status := corev1.ContainerStatus{Name: name, Ready: true, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}
+		switch {
+		case at.halfway && name == v1alpha1.TaskExecutorContainer:
 			life++
+		case at.halfway && !at.alone:
+			status.Ready, status.State = false, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{}}
 		}
-		pod.Status.ContainerStatuses = append(pod.Status.ContainerStatuses, corev1.ContainerStatus{
-			Name: name, ContainerID: fmt.Sprintf("c://%s/%d", name, life), Ready: true,
-			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},
-		})
+		status.ContainerID = fmt.Sprintf("c://%s/%d", name, life)
+		pod.Status.ContainerStatuses = append(pod.Status.ContainerStatuses, status)
 	}
 }
 
@@ -243,22 +247,40 @@ func isReady(pod *corev1.Pod) bool {
 	return false
 }
 
+// restart is what comes of the restart of a pod's containers.
+type restart int
+
+const (
+	restartClean restart = iota
+
+	// restartUnclean: the executor finds something that outlived the containers.
+	restartUnclean
+
+	// restartAlone: the kubelet doesn't know the rule to restart all containers.
+	restartAlone
+)
+
 // restart takes a pod whose executor has exited to be recycled a step further: first the executor is a new one, then all
 // containers are. What the last user left is gone with them, unless it outlives containers.
-func (w *world) restart(pod *corev1.Pod, unclean bool) {
+func (w *world) restart(pod *corev1.Pod, how restart) {
 	at := w.containers[pod.UID]
 	if !at.halfway {
-		at.halfway = true
+		at.halfway, at.alone = true, how == restartAlone
 		w.updatePod(pod, func(pod *corev1.Pod) {
 			w.setContainers(pod, at)
 			setReady(pod, corev1.ConditionFalse)
 		})
 		return
 	}
+	if at.alone {
+		at.asked = ""
+		w.updatePod(pod, func(pod *corev1.Pod) { setReady(pod, corev1.ConditionTrue) })
+		return
+	}
 	at.halfway = false
 	at.life += 2
-	at.cameFrom, at.asked, at.unclean = at.asked, "", unclean
-	if _, held := w.audit.holders[pod.Name]; !held && !unclean {
+	at.cameFrom, at.asked, at.unclean = at.asked, "", how == restartUnclean
+	if _, held := w.audit.holders[pod.Name]; !held && how != restartUnclean {
 		delete(w.audit.contaminated, pod.UID)
 	}
 	w.updatePod(pod, func(pod *corev1.Pod) {
