@@ -305,6 +305,28 @@ func (r *Reconciler) settleDoubt(ctx context.Context, sb *v1alpha1.BatchSandbox,
 	return nil
 }
 
+// readTruth reads the batch from the API server. Where a write may still be under way it patches the batch instead, which
+// returns the truth too and makes that write conflict: a read alone would leave its pods to the next batch, and then it
+// could land.
+func (r *Reconciler) readTruth(ctx context.Context, sb *v1alpha1.BatchSandbox, m *memory) (*v1alpha1.BatchSandbox, error) {
+	truth := &v1alpha1.BatchSandbox{}
+	if m.underway == "" {
+		return truth, r.apiReader.Get(ctx, client.ObjectKeyFromObject(sb), truth)
+	}
+	if !r.leads() {
+		return nil, errNotLeading
+	}
+	truth.Namespace, truth.Name = sb.Namespace, sb.Name
+	body := mustJSON(map[string]any{"metadata": map[string]any{
+		"uid": sb.UID, "annotations": map[string]string{v1alpha1.LeaderEpochAnnotation: "after-" + m.underway},
+	}})
+	err := r.client.Patch(ctx, truth, client.RawPatch(types.MergePatchType, []byte(body)))
+	if apierrors.IsConflict(err) { // another batch has the name
+		return truth, r.apiReader.Get(ctx, client.ObjectKeyFromObject(sb), truth)
+	}
+	return truth, err
+}
+
 func settlementOf(sb *v1alpha1.BatchSandbox, pods []string) scheduler.Settlement {
 	return scheduler.Settlement{Batch: client.ObjectKeyFromObject(sb), UID: sb.UID, Pool: sb.Spec.PoolRef, Pods: pods}
 }
