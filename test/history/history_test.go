@@ -44,10 +44,10 @@ func TestHistories(t *testing.T) {
 	setFlag(t, "rapid.checks", "50")
 	start := time.Now()
 	done := 0
+	defer func() { t.Logf("%d histories in %s", done, time.Since(start)) }()
 	for ; done < wantHistories && time.Since(start) < mostTime; done += perCheck {
 		rapid.Check(t, aHistory)
 	}
-	t.Logf("%d histories in %s", done, time.Since(start))
 }
 
 func FuzzHistories(f *testing.F) {
