@@ -145,6 +145,21 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *mem
 		logf.FromContext(ctx).Info("allocated pods", "pods", len(grants), "missing", len(p.missing)-len(grants))
 		r.events.allocated(obs.sb, len(grants))
 	}
+	return r.deleteEnded(ctx, obs)
+}
+
+// deleteEnded deletes the pods of sandboxes that ended and have no replacement yet: in a pool that is full there would never
+// be one. The index is empty once the pod is gone.
+func (r *Reconciler) deleteEnded(ctx context.Context, obs *observed) error {
+	for i, s := range obs.sandboxes {
+		if !s.ended || !obs.wanted(i) {
+			continue
+		}
+		if err := r.deletePod(ctx, obs.sb.Namespace, s.podName, s.podUID); err != nil {
+			return err
+		}
+		r.ledger.Discard(poolKey(obs.sb), s.podName)
+	}
 	return nil
 }
 
@@ -171,11 +186,11 @@ func demandOf(obs *observed, missing []int) scheduler.Demand {
 	return d
 }
 
-// gone are the indexes whose pod is no object any more.
+// gone are the indexes whose pod is no object any more, or is marked as released: its pool recycles it.
 func gone(obs *observed) []int {
 	var indexes []int
 	for i, s := range obs.sandboxes {
-		if s.gone {
+		if s.gone || s.recycling {
 			indexes = append(indexes, i)
 		}
 	}

@@ -55,6 +55,8 @@ type sandbox struct {
 	ready   bool
 	// lost: there is a name, but the pod is gone, ended, or going.
 	lost bool
+	// ended: lost since it ended, and nobody deletes it yet.
+	ended bool
 	// gone: lost, and no object of it is left.
 	gone bool
 	// recycling: the pod carries the mark of a release that landed, and is no sandbox any more: lost too.
@@ -180,6 +182,7 @@ func sandboxOf(h scheduler.Holding, batch string) sandbox {
 		node:      h.Pod.Node,
 		ready:     h.Pod.Ready && !h.Pod.Ended,
 		lost:      h.Pod.Lost() || h.Pod.Recycling,
+		ended:     h.Pod.Ended && h.Pod.State != scheduler.PodTerminating,
 		recycling: h.Pod.Recycling && !h.Pod.Lost(),
 		labelled:  h.Pod.BatchLabel == batch,
 	}
