@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"opensandbox.io/controller/api/v1alpha1"
+	taskexecutor "opensandbox.io/controller/pkg/task-executor"
 	"opensandbox.io/controller/test/wrappers"
 )
 
@@ -30,7 +31,7 @@ func (w *world) actions() map[string]func(*rapid.T) {
 		"a reconcile runs":         {10, w.reconcileRuns},
 		"a reconcile begins":       {4, w.reconcileBegins},
 		"a call goes through":      {6, w.callGoesThrough},
-		"a late write lands":       {1, w.lateWriteLands},
+		"a late write lands":       {3, w.lateWriteLands},
 		"the controller restarts":  {1, w.restarts},
 		"time passes":              {3, w.timePasses},
 		"a batch is made":          {5, w.batchIsMade},
@@ -50,6 +51,7 @@ func (w *world) actions() map[string]func(*rapid.T) {
 		"a deleted pod goes":       {3, w.deletedPodGoes},
 		"containers restart":       {3, w.containersRestart},
 		"garbage is collected":     {1, w.collectGarbage},
+		"a task ends":              {3, w.taskEndsSomehow},
 	} {
 		for i := range a.weight {
 			actions[name+strings.Repeat(" ", i)] = func(t *rapid.T) {
@@ -57,6 +59,7 @@ func (w *world) actions() map[string]func(*rapid.T) {
 				if !a.do() {
 					t.Skip()
 				}
+				w.settle()
 			}
 		}
 	}
@@ -210,7 +213,7 @@ func (w *world) callGoesThrough() bool {
 	if c.writes() && c.verb != "create" && c.verb != "delete" && c.verb != "recycle" {
 		answers = append(answers, answerConflict)
 		if latecomers {
-			answers = append(answers, answerLater)
+			answers = append(answers, answerLater, answerLater)
 		}
 	}
 	w.let(c, draw(w, "answer", answers...))
@@ -293,6 +296,12 @@ func (w *world) batchIsMade() bool {
 	}
 	if rapid.IntRange(0, 9).Draw(w.t, "kept") == 9 {
 		b.Finalizers(foreignFinalizer)
+	}
+	if rapid.IntRange(0, 3).Draw(w.t, "tasks") == 3 {
+		b.Task("true")
+		if rapid.Bool().Draw(w.t, "releases") {
+			b.Releases()
+		}
 	}
 	obj := b.Obj()
 	w.logf("  %s %s", obj.Name, asJSON(obj.Spec))
@@ -509,5 +518,17 @@ func (w *world) containersRestart() bool {
 		return false
 	}
 	w.restart(pod, draw(w, "restart", restartClean, restartClean, restartClean, restartUnclean, restartAlone))
+	return true
+}
+
+func (w *world) taskEndsSomehow() bool {
+	pod := w.drawPod(func(pod *corev1.Pod) bool {
+		at := w.containers[pod.UID]
+		return at != nil && at.up && at.running() != nil
+	})
+	if pod == nil {
+		return false
+	}
+	w.taskEnds(pod, draw(w, "as", taskexecutor.ReasonCompleted, taskexecutor.ReasonNonZeroExit, taskexecutor.ReasonStartError))
 	return true
 }

@@ -35,6 +35,9 @@ type audit struct {
 	// contaminated says whose traces are in a pod that is not fit for anybody else.
 	contaminated map[types.UID]types.UID
 
+	// tries are the pods in which a try of a task was started.
+	tries map[string]types.UID
+
 	// queued is the resourceVersion since which a batch's status says that it waits in the queue, by UID.
 	queued map[types.UID]int64
 }
@@ -42,7 +45,7 @@ type audit struct {
 func newAudit(w *world) audit {
 	return audit{
 		w: w, named: map[string][]string{}, holders: map[string]holder{}, contaminated: map[types.UID]types.UID{},
-		queued: map[types.UID]int64{},
+		queued: map[types.UID]int64{}, tries: map[string]types.UID{},
 	}
 }
 
@@ -168,7 +171,7 @@ func (a *audit) batchWritten(by *call, c change) {
 			a.w.fail("pod %s is given to two indexes of batch %s", pod, name)
 		} else if !held {
 			got = append(got, pod)
-			a.handedOut(after, pod)
+			a.handedOut(by, after, pod)
 		}
 		a.holders[pod] = holder{batch: name, uid: after.UID, index: index}
 	}
@@ -178,14 +181,20 @@ func (a *audit) batchWritten(by *call, c change) {
 }
 
 // handedOut checks that a pod is fit for a batch, and notes that it is used from now on.
-func (a *audit) handedOut(sb *v1alpha1.BatchSandbox, name string) {
+func (a *audit) handedOut(by *call, sb *v1alpha1.BatchSandbox, name string) {
 	obj, err := a.w.server.get(kindPod, name)
 	if err != nil {
 		return // it went meanwhile; nobody gets to see it
 	}
 	pod := asPod(obj)
+	if since, unfit := a.w.process.cache.unfit[pod.UID]; unfit && by != nil && by.task.process == a.w.process && since < by.task.id {
+		a.w.fail("pod %s is given to batch %s, though its watch told that it is not fit", name, sb.Name)
+	}
 	if user, dirty := a.contaminated[pod.UID]; dirty && user != sb.UID {
 		a.w.fail("pod %s is given to batch %s with the traces of batch %s in it", name, sb.Name, user)
+	}
+	if at := a.w.containers[pod.UID]; at != nil && at.running() != nil {
+		a.w.fail("pod %s is given to batch %s while task %s runs in it", name, sb.Name, at.running().Name)
 	}
 	if label := pod.Labels[v1alpha1.BatchNameLabel]; label != "" && label != sb.Name {
 		a.w.fail("pod %s is given to batch %s with the labels of batch %s on it", name, sb.Name, label)
@@ -204,6 +213,14 @@ func (a *audit) released(by *call, sb *v1alpha1.BatchSandbox, name string) {
 			delete(a.contaminated, obj.GetUID())
 		}
 	}
+}
+
+// started checks that no try of a task runs twice.
+func (a *audit) started(try string, pod types.UID) {
+	if before, again := a.tries[try]; again {
+		a.w.fail("try %s runs in pod %s, and has run in pod %s", try, pod, before)
+	}
+	a.tries[try] = pod
 }
 
 func (a *audit) noteQueue(before, after *v1alpha1.BatchSandbox) {

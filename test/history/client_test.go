@@ -76,6 +76,23 @@ func (g *gate) pass(c *call) (any, error) {
 	return r.value, r.err
 }
 
+// passWithin is pass for callers that may give up: then the call is not made.
+func (g *gate) passWithin(ctx context.Context, c *call) (any, error) {
+	c.reply = make(chan reply)
+	g.mu.Lock()
+	g.waiting = append(g.waiting, c)
+	g.mu.Unlock()
+	select {
+	case r := <-c.reply:
+		return r.value, r.err
+	case <-ctx.Done():
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.waiting = slices.DeleteFunc(g.waiting, func(other *call) bool { return other == c })
+		return nil, ctx.Err()
+	}
+}
+
 // calls are those that wait, in an order that doesn't depend on which goroutine was faster.
 func (g *gate) calls() []*call {
 	g.mu.Lock()
@@ -185,6 +202,13 @@ func (p *process) pass(c *call) (any, error) {
 		return nil, errDead
 	}
 	return p.world.gate.pass(c)
+}
+
+func (p *process) passWithin(ctx context.Context, c *call) (any, error) {
+	if p.dead.Load() {
+		return nil, errDead
+	}
+	return p.world.gate.passWithin(ctx, c)
 }
 
 func (r apiReader) Get(ctx context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {

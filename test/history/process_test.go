@@ -103,6 +103,9 @@ type cache struct {
 	objects [numKinds]map[string]client.Object
 	cursor  [numKinds]int
 
+	// unfit are the pods that the ledger was told not to hand out, by UID, with the number of tasks there were then.
+	unfit map[types.UID]int
+
 	// unfed are the changes of pods that the cache has and the ledger hasn't been told of.
 	unfed []change
 }
@@ -216,7 +219,7 @@ func (w *world) startProcess(before *cache) *process {
 	p.ctx, p.cancel = context.WithCancel(ctx)
 	p.queue = queue{waiting: map[item]bool{}, running: map[item]bool{}, later: map[item]time.Time{}, failures: map[item]int{}}
 	p.ledger = scheduler.NewLedger(p)
-	p.runner = batchsandbox.NewRunner(p.ctx, clock.RealClock{}, p.WakeBatch, nil)
+	p.runner = batchsandbox.NewRunner(p.ctx, exactClock{}, p.WakeBatch, func(ip string) batchsandbox.Executor { return executor{process: p, ip: ip} })
 	p.background = &task{id: 1 << 40, item: item{"executors", ""}, process: p}
 	p.calls = pool.NewCalls(p.ctx, p.WakePool, func(ip string) pool.Executor { return executor{process: p, ip: ip} })
 	api, reader := apiClient{process: p}, apiReader{process: p}
@@ -233,6 +236,7 @@ func (w *world) startProcess(before *cache) *process {
 		Calls: p.calls, Suffix: w.suffix,
 	})
 	w.process = p
+	p.cache.unfit = map[types.UID]int{}
 	go func() {
 		if err := batchsandbox.NewPlaces(p.ledger, clock.RealClock{}).Start(p.ctx); err != nil {
 			panic(err)
@@ -306,6 +310,19 @@ func (p *process) feed() {
 			batchsandbox.RemovePod(p.ledger, before)
 		}
 		batchsandbox.ObservePod(p.ledger, after)
+		p.noteFitness(after)
+	}
+}
+
+// noteFitness keeps which pods the ledger must not hand out by what it was told last.
+func (p *process) noteFitness(pod *corev1.Pod) {
+	_, evict := pod.Labels[v1alpha1.EvictLabel]
+	_, marked := pod.Annotations[v1alpha1.RecyclingAnnotation]
+	switch _, already := p.cache.unfit[pod.UID]; {
+	case runs(pod) && isReady(pod) && !evict && !marked:
+		delete(p.cache.unfit, pod.UID)
+	case !already:
+		p.cache.unfit[pod.UID] = p.world.tasks
 	}
 }
 
@@ -433,6 +450,7 @@ func (w *world) kill(stillLands func(c *call) bool) {
 	p := w.process
 	p.dead.Store(true)
 	p.cancel()
+	synctest.Wait()
 	for {
 		calls := w.gate.calls()
 		if len(calls) == 0 {

@@ -14,6 +14,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/indexset"
 )
 
 // mostRounds is how many rounds a world may need to come to rest, and mostAtOnce how many of them in no time.
@@ -86,6 +87,7 @@ func (w *world) round() bool {
 		busy = true
 	}
 	busy = w.kubelets() || busy
+	w.settle()
 	busy = w.collectGarbage() || busy
 	busy = w.allEventsArrive() || busy
 	for _, i := range w.process.runnable() {
@@ -175,8 +177,49 @@ func (w *world) demandOf(sb *v1alpha1.BatchSandbox) demand {
 			d.usable++
 		}
 	}
-	d.missing = int(*sb.Spec.Replicas) - d.usable
+	d.missing = int(*sb.Spec.Replicas) - len(givenBack(sb)) - d.usable
 	return d
+}
+
+// givenBack are the indexes that were released since their tasks ended.
+func givenBack(sb *v1alpha1.BatchSandbox) []int {
+	if p := sb.Spec.TaskResourcePolicyWhenCompleted; p == nil || *p != v1alpha1.TaskResourcePolicyRelease {
+		return nil
+	}
+	return slices.DeleteFunc(ended(sb), func(index int) bool { return index >= int(*sb.Spec.Replicas) })
+}
+
+// ended are the indexes whose task has ended.
+func ended(sb *v1alpha1.BatchSandbox) []int {
+	var all []int
+	for _, list := range []string{sb.Status.CompletedIndexes, sb.Status.FailedIndexes} {
+		indexes, err := indexset.Parse(list)
+		if err != nil {
+			panic(err)
+		}
+		all = append(all, indexes...)
+	}
+	return all
+}
+
+// checkTasks checks that every task of a batch runs or has ended, and that the batch tells so.
+func (w *world) checkTasks(sb *v1alpha1.BatchSandbox) {
+	running := 0
+	for i, name := range w.audit.named[sb.Name] {
+		obj, err := w.server.get(kindPod, name)
+		if err != nil || i >= int(*sb.Spec.Replicas) || slices.Contains(ended(sb), i) {
+			continue
+		}
+		if at := w.containers[obj.GetUID()]; at == nil || !at.up || at.running() == nil {
+			w.fail("index %d of batch %s has no task in pod %s", i, sb.Name, name)
+		}
+		running++
+	}
+	s := sb.Status
+	over := len(slices.DeleteFunc(ended(sb), func(index int) bool { return index >= int(*sb.Spec.Replicas) }))
+	if int(s.TaskRunning) != running || int(s.TaskSucceed+s.TaskFailed) != over || int(s.TaskRunning+s.TaskSucceed+s.TaskFailed+s.TaskPending+s.TaskUnknown) != int(*sb.Spec.Replicas) {
+		w.fail("%d tasks of batch %s run and %d have ended, its status tells something else", running, sb.Name, over)
+	}
 }
 
 // reasonOf is why a batch doesn't get what it misses; WaitingForPool if it will.
@@ -300,6 +343,9 @@ func (w *world) checkBatch(sb *v1alpha1.BatchSandbox) {
 	case (sb.Status.Queue != nil) != (want == v1alpha1.ReasonWaitingForPool):
 		w.fail("batch %s tells place %+v of the queue and %s", sb.Name, sb.Status.Queue, want)
 	}
+	if sb.Spec.TaskTemplate != nil {
+		w.checkTasks(sb)
+	}
 	var ips []string
 	if value := sb.Annotations[v1alpha1.EndpointsAnnotation]; value != "" {
 		mustDecode([]byte(value), &ips)
@@ -308,6 +354,9 @@ func (w *world) checkBatch(sb *v1alpha1.BatchSandbox) {
 		ip := ""
 		if obj, err := w.server.get(kindPod, name); err == nil && runs(asPod(obj)) {
 			ip = asPod(obj).Status.PodIP
+		}
+		if slices.Contains(givenBack(sb), i) && name != "" {
+			w.fail("batch %s holds index %d, which it is to give back", sb.Name, i)
 		}
 		if i >= int(*sb.Spec.Replicas) && name != "" {
 			w.fail("batch %s holds index %d, beyond its replicas", sb.Name, i)

@@ -77,6 +77,9 @@ type server struct {
 	// continued are the lists that were begun, by the token that goes on with them.
 	continued map[string][]client.Object
 
+	// gone is told of every object that goes, before anybody else.
+	gone func(obj client.Object)
+
 	// written is told of every change that has landed.
 	written func(by *call, k kind, c change)
 }
@@ -121,6 +124,7 @@ func (s *server) commit(by *call, k kind, before, after client.Object) {
 		after.SetResourceVersion(s.nextVersion())
 		s.objects[k][after.GetName()] = after
 	} else {
+		s.gone(before)
 		delete(s.objects[k], before.GetName())
 		last := clone(before)
 		last.SetResourceVersion(s.nextVersion())

@@ -3,7 +3,6 @@
 package history
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -41,6 +40,7 @@ type world struct {
 
 	// containers are what the kubelets know, by UID of the pod.
 	containers map[types.UID]*containers
+	executors  executors
 	addresses  int
 
 	predicates struct{ batch, pool, poolOfBatch predicate.Predicate }
@@ -48,8 +48,14 @@ type world struct {
 
 // containers are those of one pod.
 type containers struct {
+	pod  types.UID
 	ip   string
 	life int
+
+	// up: the executor answers. tasks are those it knows.
+	up       bool
+	tasks    []taskexecutor.Task
+	revision int
 
 	// asked is the recycling that the executor was asked for; it exits as soon as the kubelet looks.
 	asked string
@@ -64,8 +70,10 @@ type containers struct {
 
 func newWorld(t *rapid.T) *world {
 	w := &world{t: t, server: newServer(), containers: map[types.UID]*containers{}}
+	w.executors = executors{byIP: map[string]*containers{}, changed: make(chan struct{})}
 	w.audit = newAudit(w)
 	w.server.written = w.audit.written
+	w.server.gone = func(obj objectOf) { w.goesDown(obj.GetUID()) }
 	w.predicates.batch, w.predicates.poolOfBatch = batchsandbox.ChangedByUsers(), batchsandbox.PoolMatters()
 	w.predicates.pool = pool.Edited()
 	return w
@@ -128,51 +136,6 @@ func (w *world) passes(p predicate.Predicate, c change) bool {
 	}
 }
 
-// --- executors --------------------------------------------------------------------------------------------
-
-// executor is what the pool controller sees of the executor at an address.
-type executor struct {
-	process *process
-	ip      string
-}
-
-func (e executor) call(verb string, do func(c *containers) (any, error)) (any, error) {
-	c := &call{task: e.process.background, verb: verb, kind: kindPod, name: e.ip}
-	c.do = func() (any, error) {
-		for _, obj := range e.process.world.server.list(kindPod) {
-			pod := obj.(*corev1.Pod)
-			at := e.process.world.containers[pod.UID]
-			if at != nil && at.ip == e.ip && pod.Status.Phase == corev1.PodRunning {
-				return do(at)
-			}
-		}
-		return nil, errors.New("no route to host")
-	}
-	return e.process.pass(c)
-}
-
-func (e executor) Recycle(_ context.Context, id string) error {
-	_, err := e.call("recycle", func(c *containers) (any, error) {
-		if c.cameFrom != id {
-			c.asked = id
-		}
-		return nil, nil
-	})
-	return err
-}
-
-func (e executor) Recycled(context.Context) (taskexecutor.RecycleState, error) {
-	value, err := e.call("recycled", func(c *containers) (any, error) {
-		state := taskexecutor.RecycleState{ID: c.cameFrom, Clean: !c.unclean}
-		if c.unclean {
-			state.Reasons = []string{"a message queue is left"}
-		}
-		return state, nil
-	})
-	state, _ := value.(taskexecutor.RecycleState)
-	return state, err
-}
-
 // --- kubelets ---------------------------------------------------------------------------------------------
 
 func (w *world) pods(wanted func(pod *corev1.Pod) bool) []*corev1.Pod {
@@ -197,8 +160,9 @@ func (w *world) becomeReady(pod *corev1.Pod) {
 	at := w.containers[pod.UID]
 	if at == nil {
 		w.addresses++
-		at = &containers{ip: fmt.Sprintf("10.0.0.%d", w.addresses)}
+		at = &containers{pod: pod.UID, ip: fmt.Sprintf("10.0.0.%d", w.addresses), up: true}
 		w.containers[pod.UID] = at
+		w.executors.change(func() { w.executors.byIP[at.ip] = at })
 	}
 	w.updatePod(pod, func(pod *corev1.Pod) {
 		pod.Spec.NodeName = "node"
@@ -277,9 +241,13 @@ func (w *world) restart(pod *corev1.Pod, how restart) {
 		w.updatePod(pod, func(pod *corev1.Pod) { setReady(pod, corev1.ConditionTrue) })
 		return
 	}
-	at.halfway = false
-	at.life += 2
-	at.cameFrom, at.asked, at.unclean = at.asked, "", how == restartUnclean
+	w.executors.change(func() {
+		at.halfway = false
+		at.life += 2
+		at.cameFrom, at.asked, at.unclean = at.asked, "", how == restartUnclean
+		at.tasks = nil
+		at.revision++
+	})
 	if _, held := w.audit.holders[pod.Name]; !held && how != restartUnclean {
 		delete(w.audit.contaminated, pod.UID)
 	}
@@ -290,6 +258,7 @@ func (w *world) restart(pod *corev1.Pod, how restart) {
 }
 
 func (w *world) fails(pod *corev1.Pod) {
+	w.goesDown(pod.UID)
 	w.updatePod(pod, func(pod *corev1.Pod) {
 		pod.Status.Phase, pod.Status.Reason = corev1.PodFailed, "Evicted"
 		setReady(pod, corev1.ConditionFalse)
