@@ -129,6 +129,9 @@ func setup(mgr ctrl.Manager, o Options, p parts) error {
 	if err := pools.SetupWithManager(mgr, p.wake.pools, o.Concurrency); err != nil {
 		return fmt.Errorf("set up the pool controller: %w", err)
 	}
+	if err := mgr.Add(batchsandbox.NewPlaces(p.ledger, clock.RealClock{})); err != nil {
+		return fmt.Errorf("set up the places in queues: %w", err)
+	}
 	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
 		rebuild := func(ctx context.Context) (bool, error) {
 			if err := batches.Rebuild(ctx, rand.Text(), o.WatchNamespaces); err != nil {
