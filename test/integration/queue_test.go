@@ -375,7 +375,7 @@ func TestABatchThatWaitsIsServedByEvent(t *testing.T) {
 		news func(s *space)
 	}{
 		"a sandbox is released": {nil, func(s *space) { s.delete("holder") }},
-		"poolMax is raised": {nil, func(s *space) { s.patch(s.pool("p"), `{"spec":{"capacitySpec":{"poolMax":3}}}`) }},
+		"poolMax is raised":     {nil, func(s *space) { s.patch(s.pool("p"), `{"spec":{"capacitySpec":{"poolMax":3}}}`) }},
 		"the priority is raised above that of a gang that has collected a pod": {
 			func(sb *v1alpha1.BatchSandbox) { sb.Spec.Replicas, sb.Spec.MinAvailable = &two, &two },
 			func(s *space) { s.patch(s.batch("waits"), `{"spec":{"priority":1}}`) },
