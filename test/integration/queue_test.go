@@ -419,32 +419,38 @@ func TestABatchThatWaitsIsServedByEvent(t *testing.T) {
 	}
 }
 
+// A gang has collected a pod when the controller is killed. After the start nobody takes it who asks before the gang does.
 func TestBatchesThatWaitKeepTheirOrderWhenTheControllerIsKilled(t *testing.T) {
 	s := newSpace(t)
 	c := s.startController("")
-	s.create(makePool("p", 0, 0, 0, 1))
+	s.create(makePool("p", 0, 1, 0, 2))
 	s.create(makeBatch("holder", "p", 1))
 	s.delivered("holder", 1)
+	gang := makeBatch("gang", "p", 2)
+	two := int32(2)
+	gang.Spec.MinAvailable, gang.Spec.Priority = &two, &two
+	s.create(gang)
+	s.idle("p", 1)
 	const n = 6
-	name := func(i int) string { return fmt.Sprintf("%c-%d", 'z'-i, i) } // not the order of their names
 	for i := range n {
-		sb := makeBatch(name(i), "p", 1)
-		priority := int32(n - i)
-		sb.Spec.Priority = &priority
-		s.create(sb)
+		s.create(makeBatch(fmt.Sprintf("single-%d", i), "p", 1))
 	}
-	s.hasPlaces(map[string]string{name(0): "1 of 6", name(n - 1): "6 of 6"})
-	for i := range n {
+	s.hasPlaces(map[string]string{"gang": "1 of 8"})
+	for i := range 3 {
 		c.kill()
-		if i == 0 {
-			s.delete("holder")
-		} else {
-			s.delete(name(i - 1))
-		}
 		s.must(c.start())
-		s.delivered(name(i), 1)
-		for later := i + 1; later < n; later++ {
-			s.holdsNothing(name(later), "the pool's only pod is "+name(i)+"'s")
+		late := fmt.Sprintf("single-%d", n+i)
+		s.create(makeBatch(late, "p", 1)) // when its place is told, the controller is at work
+		waiting := 9 + i
+		s.hasPlaces(map[string]string{"gang": fmt.Sprintf("1 of %d", waiting), late: fmt.Sprintf("%d of %d", waiting-1, waiting)})
+		for single := range n + i + 1 {
+			s.holdsNothing(fmt.Sprintf("single-%d", single), "the gang waits")
 		}
 	}
+	s.delete("holder")
+	s.delivered("gang", 2)
+	s.delete("gang")
+	s.delivered("single-0", 1)
+	s.delivered("single-1", 1)
+	s.holdsNothing("single-2", "there is no room for it")
 }
