@@ -329,17 +329,17 @@ func TestPlacesAreToldByEventAndPaced(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		rec := &wakeRecorder{}
 		ledger := scheduler.NewLedger(rec)
-		ask := func(i int, told scheduler.Place) scheduler.Result {
-			name := fmt.Sprintf("b-%03d", i)
-			return ledger.Assume(scheduler.Demand{
-				Batch: types.NamespacedName{Namespace: namespace, Name: name}, UID: types.UID(name), Pool: "p", Missing: []int{0}, Told: told,
-			})
+		told := map[string]scheduler.Place{}
+		ask := func(name string) {
+			told[name] = ledger.Assume(scheduler.Demand{
+				Batch: types.NamespacedName{Namespace: namespace, Name: name}, UID: types.UID(name), Pool: "p", Missing: []int{0}, Told: told[name],
+			}).Place
 		}
 		ended := make(chan error)
 		go func() { ended <- NewPlaces(ledger, clock.RealClock{}).Start(ctx) }()
 		const n = placesPerTurn + 10
 		for i := range n {
-			ask(i, scheduler.Place{})
+			ask(fmt.Sprintf("b-%03d", i))
 		}
 		time.Sleep(placesPace - time.Millisecond)
 		synctest.Wait()
@@ -355,6 +355,9 @@ func TestPlacesAreToldByEventAndPaced(t *testing.T) {
 				t.Errorf("turn %d: %d woken, want %d", turn, len(woken), want)
 			}
 			total += len(woken)
+			for _, name := range woken {
+				ask(name)
+			}
 		}
 		if total != n-1 {
 			t.Errorf("%d woken in all, want each but the last once", total)
