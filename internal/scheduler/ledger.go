@@ -99,6 +99,7 @@ type pool struct {
 	holders         map[string]holder // by pod name, also of pods not seen yet
 	recycling       map[string]*entry // unheld pods that carry the mark
 	batches         int               // batches that refer to this pool
+	released        Released          // since they were last taken
 }
 
 type holder struct {
@@ -205,7 +206,7 @@ func (l *Ledger) pool(name types.NamespacedName) *pool {
 
 // forgetEmpty drops a pool of which nothing is known any more.
 func (l *Ledger) forgetEmpty(p *pool) {
-	if len(p.pods) == 0 && p.batches == 0 {
+	if len(p.pods) == 0 && p.batches == 0 && p.released == (Released{}) {
 		delete(l.pools, p.name)
 	}
 }
@@ -317,6 +318,7 @@ func (l *Ledger) ObservePool(name types.NamespacedName, revision string) {
 func (l *Ledger) ForgetPool(name types.NamespacedName) {
 	l.locked(func(_ *wakes) {
 		if p, ok := l.pools[name]; ok {
+			p.released = Released{}
 			l.forgetEmpty(p)
 		}
 	})
@@ -634,7 +636,7 @@ func (l *Ledger) Release(name types.NamespacedName, indexes []int) {
 		}
 		for _, index := range indexes {
 			if index < len(b.pods) && b.pods[index] != "" {
-				b.unhold(index, false)
+				b.giveBack(index)
 			}
 		}
 		w.pool(b.pool.name)
@@ -651,7 +653,7 @@ func (l *Ledger) ReleaseAll(name types.NamespacedName) {
 		}
 		for index, pod := range b.pods {
 			if pod != "" {
-				b.unhold(index, false)
+				b.giveBack(index)
 			}
 		}
 		l.dropBatch(name, w)
