@@ -20,6 +20,12 @@ const (
 	// pod is never idle.
 	RecyclingAnnotation = "sandbox.opensandbox.io/recycling"
 
+	// AllocReleaseAnnotation and AllocReleasedAnnotation hold {"pods":[...]}: the pods of alloc-status that an older
+	// controller of this API gave back, and those that its pool took back. On: BatchSandbox. Written by older controllers
+	// alone. Read by the batch controller, which deletes such a pod, and removes both with the write that lets the pod go.
+	AllocReleaseAnnotation  = "sandbox.opensandbox.io/alloc-release"
+	AllocReleasedAnnotation = "sandbox.opensandbox.io/alloc-released"
+
 	// LeaderEpochAnnotation names the controller process that leads. On: pooled BatchSandboxes with unmet
 	// demand. Written once after an election, so that a late write of the last leader conflicts.
 	LeaderEpochAnnotation = "sandbox.opensandbox.io/leader-epoch"

@@ -52,6 +52,9 @@ func (o *outcome) retryIn(d time.Duration) {
 // apply carries out a plan. obs follows what it does, so that the status tells of it.
 func (r *Reconciler) apply(ctx context.Context, obs *observed, p plan, m *memory) (outcome, error) {
 	var out outcome
+	if err := r.recordInherited(ctx, obs, m); err != nil {
+		return out, err
+	}
 	if err := r.countLost(ctx, obs, p.lost, m); err != nil {
 		return out, err
 	}
@@ -208,9 +211,9 @@ func allocationOf(sandboxes []sandbox, replicas int) allocation {
 
 // changedAnnotations are the annotations that differ from an allocation. ok is false where nothing may be written: there is
 // nothing to say yet, or somebody's edit must be repaired first.
-func changedAnnotations(obs *observed, a allocation) (changed map[string]string, ok bool) {
+func changedAnnotations(obs *observed, a allocation) (changed map[string]any, ok bool) {
 	sb := obs.sb
-	changed = map[string]string{}
+	changed = map[string]any{}
 	if obs.pooled() {
 		_, has := sb.Annotations[v1alpha1.AllocStatusAnnotation]
 		current, err := parseAllocStatus(sb)
@@ -219,6 +222,9 @@ func changedAnnotations(obs *observed, a allocation) (changed map[string]string,
 		}
 		if !equalPods(current, a.pods) {
 			changed[v1alpha1.AllocStatusAnnotation] = formatAllocStatus(a.pods)
+			for _, key := range leftoverAnnotations(obs) {
+				changed[key] = nil
+			}
 		}
 	}
 	if value := formatEndpoints(a.ips); sb.Annotations[v1alpha1.EndpointsAnnotation] != value {

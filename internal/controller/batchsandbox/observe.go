@@ -42,6 +42,9 @@ type observed struct {
 	// ends are the tasks that have ended, by index.
 	ends map[int]taskEnd
 
+	// inherits: some of the ends are an older controller's, and stand in no list of the status yet.
+	inherits bool
+
 	// tasks are the states of the tasks that have not, as far as they are known.
 	tasks map[int]taskState
 }
@@ -59,6 +62,8 @@ type sandbox struct {
 	gone bool
 	// recycling: the pod carries the mark of a release that landed, and is no sandbox any more: lost too.
 	recycling bool
+	// givenBack: an older controller gave the pod back and did not get to the end with it: lost too.
+	givenBack bool
 	// labelled: the pod carries the batch's labels.
 	labelled bool
 	// pod is the pod itself, where the batch made it.
@@ -111,10 +116,15 @@ func (r *Reconciler) observe(ctx context.Context, sb *v1alpha1.BatchSandbox) (*o
 		obs.ends = mergeEnds(sb, states)
 		obs.tasks = states
 	}
-	if !obs.pooled() {
-		return obs, r.observeOwn(ctx, obs)
+	observePods := r.observeOwn
+	if obs.pooled() {
+		observePods = r.observePooled
 	}
-	return obs, r.observePooled(ctx, obs)
+	if err := observePods(ctx, obs); err != nil {
+		return nil, err
+	}
+	inheritEnds(obs)
+	return obs, nil
 }
 
 // observePooled reads the pool and, from the ledger, the pods the batch holds. An alloc-status that differs from the
@@ -143,6 +153,7 @@ func (r *Reconciler) observePooled(ctx context.Context, obs *observed) error {
 		}
 		obs.sandboxes[i] = sandboxOf(h, sb.Name)
 	}
+	observeGivenBack(obs)
 	return nil
 }
 
