@@ -255,7 +255,7 @@ func (l *Ledger) RefreshPod(poolName types.NamespacedName, pod *corev1.Pod) {
 
 // visiblyDiffers says whether the batch that holds the pod has something to report.
 func visiblyDiffers(a, b Pod) bool {
-	return a.UID != b.UID || a.State != b.State || a.IP != b.IP || a.Node != b.Node || a.Ended != b.Ended || a.BatchLabel != b.BatchLabel
+	return a.UID != b.UID || a.State != b.State || a.IP != b.IP || a.Node != b.Node || a.Ended != b.Ended || a.BatchLabel != b.BatchLabel || a.Restarts != b.Restarts
 }
 
 // ExpectPod counts a pod as starting before its create is sent, so that a lost reply can't make a second one.

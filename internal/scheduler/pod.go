@@ -48,6 +48,12 @@ type Pod struct {
 	// Recycling says that the pod carries the mark of being recycled.
 	Recycling bool
 
+	// Loss says why the pod is no sandbox any more, in the words of podutil.Loss; "" if it may be one.
+	Loss string
+
+	// Restarts are those of the sandbox's containers since the pod was made.
+	Restarts int32
+
 	// Ended says that the pod's phase is Failed or Succeeded: it will never run again.
 	Ended bool
 }
@@ -65,6 +71,8 @@ func PodOf(pod *corev1.Pod) Pod {
 		BatchLabel:      pod.Labels[v1alpha1.BatchNameLabel],
 		Recycling:       isRecycling(pod),
 		Ended:           podutil.HasEnded(pod),
+		Loss:            podutil.Loss(pod),
+		Restarts:        podutil.SandboxRestarts(pod),
 	}
 }
 

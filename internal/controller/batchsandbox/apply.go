@@ -61,6 +61,7 @@ func (r *Reconciler) apply(ctx context.Context, obs *observed, p plan, m *memory
 	var err, releaseErr error
 	out.released, releaseErr = r.release(ctx, obs, p.release)
 	if len(out.released) > 0 {
+		m.losses.released(obs, out.released)
 		r.events.released(obs.sb, len(out.released))
 	}
 	if obs.pooled() {
@@ -73,26 +74,21 @@ func (r *Reconciler) apply(ctx context.Context, obs *observed, p plan, m *memory
 
 // countLost writes the tries that were lost with their sandboxes, before another sandbox gets the next try.
 func (r *Reconciler) countLost(ctx context.Context, obs *observed, lost []int, m *memory) error {
-	status := obs.sb.Status.DeepCopy()
-	counted := false
-	for _, index := range lost {
-		pod := obs.sandboxes[index].key()
-		if pod == "" || !m.countedLost[pod] {
-			addLostTry(status, index)
-			m.countedLost[pod] = true
-			counted = true
+	m.lostTries.count(obs, lost)
+	if missing := m.lostTries.missing(&obs.sb.Status); len(missing) > 0 {
+		status := obs.sb.Status.DeepCopy()
+		for _, index := range missing {
+			setLostTries(status, index, m.lostTries.byIndex[index])
+		}
+		if err := r.patchStatus(ctx, obs, status, m); err != nil {
+			return err
 		}
 	}
-	if !counted {
-		return nil
-	}
-	if err := r.patchStatus(ctx, obs, status, m); err != nil {
-		clear(m.countedLost)
-		return err
-	}
 	for _, index := range lost {
-		r.runner.Forget(obs.sb.UID, index)
-		delete(obs.tasks, index)
+		if task := obs.tasks[index]; task.follows() && task.try < tryOf(&obs.sb.Status, index) {
+			r.runner.Forget(obs.sb.UID, index)
+			delete(obs.tasks, index)
+		}
 	}
 	return nil
 }
@@ -104,16 +100,6 @@ func (s sandbox) key() string {
 		return s.podName
 	}
 	return s.podName + "/" + string(s.podUID)
-}
-
-func addLostTry(status *v1alpha1.BatchSandboxStatus, index int) {
-	for i := range status.TaskTries {
-		if int(status.TaskTries[i].Index) == index {
-			status.TaskTries[i].Lost++
-			return
-		}
-	}
-	status.TaskTries = append(status.TaskTries, v1alpha1.TaskTries{Index: int32(index), Lost: 1}) //nolint:gosec // an index is below replicas, an int32
 }
 
 // allocate asks the ledger for what is missing and writes all that changed in one patch.

@@ -101,8 +101,10 @@ type memory struct {
 	letGo bool
 	// lastDelivery is when addresses were written last.
 	lastDelivery time.Time
-	// countedLost are the lost sandboxes whose try is counted.
-	countedLost map[string]bool
+	// lostTries, losses and restarts are what happened to sandboxes and is being counted and told.
+	lostTries lostTries
+	losses    lossMemory
+	restarts  restartMemory
 	// tasks are whether the tasks can be run; they are immutable, but for their number.
 	tasksChecked int
 	tasksProblem *problem
@@ -256,6 +258,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, err
 	}
 	r.checkTasks(obs, m)
+	m.losses.note(obs)
 	p := makePlan(obs)
 	if p.expired {
 		return ctrl.Result{}, r.expire(ctx, sb)
@@ -268,6 +271,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := errors.Join(applyErr, statusErr); err != nil {
 		return ignoreGone(ignoreConflict(ctrl.Result{}, err))
 	}
+	r.tellMishaps(obs, m)
 	r.forgetReleased(obs)
 	r.dispatch(obs)
 	labelAgain, err := r.label(ctx, obs, m)
@@ -386,6 +390,7 @@ const statusPace = 100 * time.Millisecond
 // most every 100 ms, so that a thousand pods that become Ready cost a few writes. It returns when to look again: after
 // that wait, or at once where ends were recorded that may release sandboxes or start the time to live.
 func (r *Reconciler) report(ctx context.Context, obs *observed, p plan, out outcome, m *memory) (again time.Duration, err error) {
+	m.restarts.note(obs)
 	before, after := obs.sb.Status, batchStatus(obs, p, out)
 	if equality.Semantic.DeepEqual(&before, after) {
 		return 0, nil
@@ -430,7 +435,7 @@ func (r *Reconciler) remember(sb *v1alpha1.BatchSandbox) *memory {
 	name := client.ObjectKeyFromObject(sb)
 	m, ok := r.memories[name]
 	if !ok || m.uid != sb.UID {
-		m = &memory{uid: sb.UID, countedLost: map[string]bool{}, tasksChecked: -1}
+		m = &memory{uid: sb.UID, tasksChecked: -1}
 		r.memories[name] = m
 	}
 	return m

@@ -45,6 +45,9 @@ type observed struct {
 	// inherits: some of the ends are an older controller's, and stand in no list of the status yet.
 	inherits bool
 
+	// restarts is what status.restarts should be.
+	restarts int32
+
 	// tasks are the states of the tasks that have not, as far as they are known.
 	tasks map[int]taskState
 }
@@ -64,6 +67,10 @@ type sandbox struct {
 	recycling bool
 	// givenBack: an older controller gave the pod back and did not get to the end with it: lost too.
 	givenBack bool
+	// why it is lost, in one or two words; "" if it isn't, or if there is nothing to say.
+	why string
+	// restarts are those of the sandbox's containers since the pod was made.
+	restarts int32
 	// labelled: the pod carries the batch's labels.
 	labelled bool
 	// pod is the pod itself, where the batch made it.
@@ -72,6 +79,9 @@ type sandbox struct {
 
 // usable says that the index has a pod that can serve as its sandbox, now or soon.
 func (s sandbox) usable() bool { return s.podName != "" && !s.lost }
+
+// leaving says that the batch made the pod itself and its deletion has begun: nothing is left to be done about it.
+func (s sandbox) leaving() bool { return s.pod != nil && s.pod.DeletionTimestamp != nil }
 
 // problem is a user's mistake, told in a condition and an event.
 type problem struct {
@@ -182,7 +192,7 @@ func sandboxOf(h scheduler.Holding, batch string) sandbox {
 		return sandbox{}
 	}
 	if h.Pod == nil {
-		return sandbox{podName: h.PodName, lost: true, gone: true}
+		return sandbox{podName: h.PodName, lost: true, gone: true, why: podutil.LossDeleted}
 	}
 	return sandbox{
 		podName:   h.PodName,
@@ -193,6 +203,8 @@ func sandboxOf(h scheduler.Holding, batch string) sandbox {
 		lost:      h.Pod.Lost() || h.Pod.Recycling,
 		recycling: h.Pod.Recycling && !h.Pod.Lost(),
 		labelled:  h.Pod.BatchLabel == batch,
+		why:       h.Pod.Loss,
+		restarts:  h.Pod.Restarts,
 	}
 }
 
@@ -246,6 +258,8 @@ func sandboxOfPod(pod *corev1.Pod) sandbox {
 		ready:    podutil.IsReady(pod),
 		lost:     isLost(pod),
 		labelled: true,
+		why:      podutil.Loss(pod),
+		restarts: podutil.SandboxRestarts(pod),
 		pod:      pod,
 	}
 }
