@@ -371,6 +371,10 @@ func (r *Reconciler) createPods(ctx context.Context, obs *observed, indexes []in
 		m.refusal = nil
 		return nil
 	}
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		m.namespaceGoes = true
+		return errGone
+	}
 	refused := refusalOf(err)
 	if refused == nil {
 		return err

@@ -80,6 +80,8 @@ type Reconciler struct {
 	ready     <-chan struct{}
 	leads     func() bool
 
+	namespaces *namespaces
+
 	mu       sync.Mutex
 	memories map[types.NamespacedName]*memory
 }
@@ -97,6 +99,8 @@ type memory struct {
 	last *v1alpha1.BatchSandbox
 	// lastStatus is when the status was written last.
 	lastStatus time.Time
+	// namespaceGoes: the batch's namespace is being deleted.
+	namespaceGoes bool
 	// letGo: the pods are given back, and a cache that still shows the finalizers shows the past.
 	letGo bool
 	// lastDelivery is when addresses were written last.
@@ -158,6 +162,7 @@ func New(o Options) (*Reconciler, error) {
 	return &Reconciler{
 		client: o.Client, apiReader: o.APIReader, clock: o.Clock, events: recorder{o.Recorder}, metrics: m,
 		ledger: o.Ledger, runner: o.Runner, ready: o.Ready, leads: o.Leads, memories: map[types.NamespacedName]*memory{},
+		namespaces: &namespaces{reader: o.APIReader, clock: o.Clock},
 	}, nil
 }
 
@@ -262,6 +267,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	p := makePlan(obs)
 	if p.expired {
 		return ctrl.Result{}, r.expire(ctx, sb)
+	}
+	if r.namespaceGoes(ctx, obs, p, m) {
+		return ctrl.Result{}, nil
 	}
 	out, applyErr := r.apply(ctx, obs, p, m)
 	if errors.Is(applyErr, errNotLeading) {

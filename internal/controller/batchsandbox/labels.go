@@ -42,7 +42,8 @@ func (r *Reconciler) label(ctx context.Context, obs *observed, m *memory) (time.
 	if len(todo) == 0 {
 		return 0, nil
 	}
-	if wait := labelDelay - obs.now.Sub(m.lastDelivery); wait > 0 {
+	poolGoes := obs.pool == nil || obs.pool.DeletionTimestamp != nil // perhaps in the foreground, which only owned pods survive
+	if wait := labelDelay - obs.now.Sub(m.lastDelivery); wait > 0 && !poolGoes {
 		return wait, nil
 	}
 	again := time.Duration(0)

@@ -170,10 +170,13 @@ func (r *Reconciler) createPods(ctx context.Context, pool *v1alpha1.Pool, mem *m
 		done.failed(err)
 		return
 	}
+	owners := r.secondOwner(ctx, pool, mem)
 	outcomes := make([]outcome, len(names))
 	errs := make([]error, len(names))
 	_, _ = slowstart.Do(ctx, len(names), func(ctx context.Context, i int) error { // errs has the errors
-		outcomes[i], errs[i] = r.createPod(ctx, pool, desiredPod(pool, w.template, w.revision, names[i]))
+		pod := desiredPod(pool, w.template, w.revision, names[i])
+		pod.OwnerReferences = append(pod.OwnerReferences, owners...)
+		outcomes[i], errs[i] = r.createPod(ctx, pool, pod)
 		return errs[i]
 	})
 	now := r.clock.Now()
@@ -186,6 +189,7 @@ func (r *Reconciler) createPods(ctx context.Context, pool *v1alpha1.Pool, mem *m
 			mem.expected[name] = expectation{askAt: now.Add(seenWithin)}
 		case outcomeTaken: // the next reconcile takes another name
 		case outcomeRefused:
+			mem.namespaceGoes = mem.namespaceGoes || apierrors.HasStatusCause(errs[i], corev1.NamespaceTerminatingCause)
 			if done.refused == nil {
 				done.refused = refusalOf(errs[i])
 			}

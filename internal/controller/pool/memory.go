@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -113,6 +114,12 @@ type memory struct {
 	adopted string
 
 	expected map[string]expectation
+
+	// namespaceGoes: the pool's namespace is being deleted, and nothing new can be made in it.
+	namespaceGoes bool
+
+	// namespace is the second owner of the pool's pods; nil before it was read.
+	namespace *metav1.OwnerReference
 
 	// recycling has the marked pods that nobody holds.
 	recycling map[types.UID]*recycleMemory
