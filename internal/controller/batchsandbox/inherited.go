@@ -91,8 +91,11 @@ func (r *Reconciler) recordInherited(ctx context.Context, obs *observed, m *memo
 }
 
 // leftoverAnnotations are those of an older controller that an allocation makes untrue: none while the batch still holds
-// a pod that they name.
+// a pod that they name, or while one of them can't be read.
 func leftoverAnnotations(obs *observed) []string {
+	if obs.problem != nil {
+		return nil
+	}
 	for _, s := range obs.sandboxes {
 		if s.givenBack {
 			return nil

@@ -165,6 +165,9 @@ func TestAMalformedListOfAnOlderControllerIsToldAndNothingIsLost(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.addPool(v1alpha1.RecycleNoop, 2)
 		w.create(pooledBatch(1).AllocStatus(`{"pods":["p-0"]}`).Annotation(v1alpha1.AllocReleaseAnnotation, `["p-0"]`).Obj())
+		w.edit(func(sb *v1alpha1.BatchSandbox) {
+			sb.Annotations[v1alpha1.AllocStatusAnnotation] = `{"pods":["p-0",""]}`
+		})
 		w.startAgain()
 		w.settled()
 		w.wantCondition(v1alpha1.ConditionAllocated, "False/InvalidAnnotation")

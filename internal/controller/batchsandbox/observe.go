@@ -3,6 +3,7 @@
 package batchsandbox
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -192,7 +193,7 @@ func sandboxOf(h scheduler.Holding, batch string) sandbox {
 		return sandbox{}
 	}
 	if h.Pod == nil {
-		return sandbox{podName: h.PodName, lost: true, gone: true, why: podutil.LossDeleted}
+		return sandbox{podName: h.PodName, lost: true, gone: true, why: cmp.Or(h.Loss, podutil.LossDeleted)}
 	}
 	return sandbox{
 		podName:   h.PodName,
