@@ -110,8 +110,9 @@ type memory struct {
 	// crashedAt is when a pod of the current revision was last seen to crash again and again.
 	crashedAt time.Time
 
-	// adopted is the hash of the template that the revision of an older controller stands for; "" for none.
-	adopted string
+	// adopted is the hash of the template that the revision adoptedAs stands for, which differs where an older controller
+	// wrote it; both are "" for none.
+	adopted, adoptedAs string
 
 	expected map[string]expectation
 
