@@ -128,7 +128,13 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *mem
 		obs.sandboxes[index] = sandbox{}
 	}
 	before := obs.sb
-	if err := r.writeAllocation(ctx, obs, m, allocationOf(obs.sandboxes, obs.replicas())); err != nil {
+	wanted := allocationOf(obs.sandboxes, obs.replicas())
+	if out.problem = tooLarge(obs, wanted); out.problem != nil && len(grants) > 0 {
+		obs.sandboxes = had
+		r.giveUp(ctx, obs.sb)
+		return nil
+	}
+	if err := r.writeAllocation(ctx, obs, m, wanted); err != nil {
 		obs.sandboxes = had // the status must not tell of what was not written
 		return err
 	}
@@ -139,6 +145,14 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *mem
 		r.events.allocated(obs.sb, len(grants))
 	}
 	return nil
+}
+
+// giveUp gives back what was assumed for a batch, and takes it out of the queue.
+func (r *Reconciler) giveUp(ctx context.Context, sb *v1alpha1.BatchSandbox) {
+	if pods, err := parseAllocStatus(sb); err == nil { // it was read before anything was assumed
+		r.settle(ctx, sb, pods)
+	}
+	r.ledger.LeaveQueue(client.ObjectKeyFromObject(sb))
 }
 
 // putOff says whether a partial delivery comes too soon after the last one.
@@ -342,6 +356,9 @@ func (r *Reconciler) writeEndpoints(ctx context.Context, obs *observed, m *memor
 	}
 	if wait := pace - obs.now.Sub(m.lastDelivery); wait > 0 && !complete {
 		out.retryIn(wait)
+		return nil
+	}
+	if out.problem = tooLarge(obs, a); out.problem != nil {
 		return nil
 	}
 	return r.writeAllocation(ctx, obs, m, a)
