@@ -51,7 +51,11 @@ func (r *Reconciler) label(ctx context.Context, obs *observed, m *memory) (time.
 		todo, again = todo[:labelsPerTurn], labelPace
 	}
 	for _, index := range todo {
-		if err := r.labelPod(ctx, obs.sb, index, obs.sandboxes[index]); err != nil {
+		err := r.labelPod(ctx, obs.sb, index, obs.sandboxes[index])
+		switch {
+		case apierrors.IsConflict(err):
+			again = labelPace // not every change of a pod brings its batch back here
+		case err != nil:
 			return 0, err
 		}
 	}
@@ -74,8 +78,8 @@ func (r *Reconciler) labelPod(ctx context.Context, sb *v1alpha1.BatchSandbox, in
 		}),
 	}})
 	err := r.client.Patch(ctx, pod, client.RawPatch(types.MergePatchType, []byte(body)))
-	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		return nil // the pod changed: its event brings the batch back here
+	if apierrors.IsNotFound(err) {
+		return nil // its event brings the batch back here
 	}
 	if err != nil {
 		return fmt.Errorf("label pod %s: %w", s.podName, err)
