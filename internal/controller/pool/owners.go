@@ -38,6 +38,7 @@ func (r *Reconciler) secondOwner(ctx context.Context, pool *v1alpha1.Pool, mem *
 // have a second owner. A Pool goes like that where somebody takes its finalizer away. Held pods stay with their batches.
 func (r *Reconciler) gone(ctx context.Context, key client.ObjectKey) (ctrl.Result, error) {
 	r.memories.forget(key)
+	r.calls.take(key)
 	defer r.ledger.ForgetPool(key)
 	n := r.ledger.Counts(key)
 	if n.Idle+n.Starting+n.Unusable == 0 {
