@@ -52,6 +52,12 @@ type Pod struct {
 	// NoNodeForRules says that the scheduler knows no node for the pod's restart rules: it will do without them.
 	NoNodeForRules bool
 
+	// Loss says why the pod is no sandbox any more, in the words of podutil.Loss; "" if it may be one.
+	Loss string
+
+	// Restarts are those of the sandbox's containers since the pod was made.
+	Restarts int32
+
 	// Ended says that the pod's phase is Failed or Succeeded: it will never run again.
 	Ended bool
 }
@@ -70,6 +76,8 @@ func PodOf(pod *corev1.Pod) Pod {
 		Recycling:       isRecycling(pod),
 		NoNodeForRules:  recycling.NoNodeForRules(pod),
 		Ended:           podutil.HasEnded(pod),
+		Loss:            podutil.Loss(pod),
+		Restarts:        podutil.SandboxRestarts(pod),
 	}
 }
 
