@@ -35,6 +35,10 @@ func updating(n int, why string) message {
 	return message{corev1.EventTypeNormal, "Updating", "Update", fmt.Sprintf("Deleted %s (%s)", count(n, "pod"), why)}
 }
 
+func repairing(pod, why string) message {
+	return message{corev1.EventTypeNormal, "Replacing", "Replace", fmt.Sprintf("Deleted pod %s, which can't start (%s), to make another", pod, why)}
+}
+
 func notRecycled(pod, why string) message {
 	return message{corev1.EventTypeWarning, "PodNotRecycled", "Recycle", fmt.Sprintf("Deleted pod %s: %s", pod, why)}
 }
