@@ -48,6 +48,7 @@ type world struct {
 	patches int                  // patches sent, of status and finalizers
 	names   int                  // names given out
 	known   map[string]types.UID // pods the ledger was told of
+	woken   bool                 // the ledger woke the pool
 
 	// What the API server answers in place of doing its work; nil does it.
 	onCreate func(ctx context.Context, c client.WithWatch, pod *corev1.Pod) error
@@ -58,7 +59,7 @@ type world struct {
 }
 
 func (w *world) WakeBatch(types.NamespacedName) {}
-func (w *world) WakePool(types.NamespacedName)  {}
+func (w *world) WakePool(types.NamespacedName)  { w.woken = true }
 
 func newWorld(t *testing.T, pool *v1alpha1.Pool, pods ...*corev1.Pod) *world {
 	t.Helper()
