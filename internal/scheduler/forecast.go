@@ -112,7 +112,7 @@ func (l *Ledger) Activity(name types.NamespacedName) Activity {
 
 // noteStart counts a pod that became Ready, and how long it took if this process made it.
 func (p *pool) noteStart(e *entry, before Pod) {
-	if before.State != PodStarting || before.Recycling || e.pod.State != PodReady {
+	if known := before.Name != ""; !known || before.State != PodStarting || before.Recycling || e.pod.State != PodReady {
 		return
 	}
 	if e.pod.Revision == p.revision {
