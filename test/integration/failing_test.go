@@ -77,7 +77,7 @@ func (s *space) stepPool(pool *v1alpha1.Pool, kubelet func(*corev1.Pod) bool) *s
 			},
 		}),
 		APIReader: s.client, Clock: p.clock, Recorder: &events.FakeRecorder{}, Ledger: p.ledger, Ready: ready,
-		Dial: poolcontroller.Dialer(), Suffix: poolcontroller.RandomSuffix,
+		Calls: poolcontroller.NewCalls(s.ctx, func(types.NamespacedName) {}, poolcontroller.Dialer()), Suffix: poolcontroller.RandomSuffix,
 	})
 	return p
 }

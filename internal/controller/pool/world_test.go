@@ -40,7 +40,9 @@ type world struct {
 	clock    *testingclock.FakePassiveClock
 	ledger   *scheduler.Ledger
 	recorder *events.FakeRecorder
+	calls    *Calls
 	r        *Reconciler
+	woken    bool // by the ledger, or an executor's answer
 
 	mu      sync.Mutex
 	creates int                  // creates sent
@@ -48,7 +50,6 @@ type world struct {
 	patches int                  // patches sent, of status and finalizers
 	names   int                  // names given out
 	known   map[string]types.UID // pods the ledger was told of
-	woken   bool                 // the ledger woke the pool
 
 	// What the API server answers in place of doing its work; nil does it.
 	onCreate func(ctx context.Context, c client.WithWatch, pod *corev1.Pod) error
@@ -59,7 +60,12 @@ type world struct {
 }
 
 func (w *world) WakeBatch(types.NamespacedName) {}
-func (w *world) WakePool(types.NamespacedName)  { w.woken = true }
+
+func (w *world) WakePool(types.NamespacedName) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.woken = true
+}
 
 func newWorld(t *testing.T, pool *v1alpha1.Pool, pods ...*corev1.Pod) *world {
 	t.Helper()
@@ -82,16 +88,29 @@ func newWorld(t *testing.T, pool *v1alpha1.Pool, pods ...*corev1.Pod) *world {
 	w.client = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.Pool{}, &corev1.Pod{}).
 		WithObjects(objects...).Build()
 
+	w.answeredBy(nil)
 	ready := make(chan struct{})
 	close(ready)
 	w.r = New(Options{
 		Client: interceptor.NewClient(w.client, w.funcs()), APIReader: interceptor.NewClient(w.client, w.reads()),
-		Clock: w.clock, Recorder: w.recorder, Ledger: w.ledger, Ready: ready,
+		Clock: w.clock, Recorder: w.recorder, Ledger: w.ledger, Ready: ready, Calls: w.calls,
 		Suffix: func() string { w.names++; return fmt.Sprintf("%05d", w.names) },
 	})
 	w.r.metrics = newPodMetrics(prometheus.NewRegistry())
 	w.news()
 	return w
+}
+
+// answeredBy has this executor answer at every address.
+func (w *world) answeredBy(executor Executor) {
+	w.calls = NewCalls(w.t.Context(), func(types.NamespacedName) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.woken = true
+	}, func(string) Executor { return executor })
+	if w.r != nil {
+		w.r.calls = w.calls
+	}
 }
 
 func (w *world) funcs() interceptor.Funcs {
@@ -176,7 +195,7 @@ func (w *world) reads() interceptor.Funcs {
 	}
 }
 
-// reconcile runs one reconcile that must not fail.
+// reconcile runs one reconcile that must not fail, and lets the calls that it has made come to an end.
 func (w *world) reconcile() ctrl.Result {
 	w.t.Helper()
 	res, err := w.tryReconcile()
@@ -191,6 +210,7 @@ func (w *world) tryReconcile() (ctrl.Result, error) {
 	if err != nil && res != (ctrl.Result{}) {
 		w.t.Errorf("a result and an error together: %+v, %v", res, err)
 	}
+	w.calls.Wait()
 	return res, err
 }
 
@@ -199,10 +219,11 @@ func (w *world) settled() {
 	w.t.Helper()
 	for range 20 {
 		writes := w.creates + w.deletes + w.patches
+		w.woken = false
 		w.reconcile()
 		w.news()
 		w.after(statusPace)
-		if writes == w.creates+w.deletes+w.patches {
+		if writes == w.creates+w.deletes+w.patches && !w.woken {
 			return
 		}
 	}
