@@ -256,6 +256,25 @@ func TestReplacementOfAPodThatCanNotStart(t *testing.T) {
 			t.Errorf("PodsFailing once it is Ready is %s, want %s", got, want)
 		}
 	})
+	t.Run("being Ready until the next crash is no success", func(t *testing.T) {
+		w := newWorld(t, wrappers.MakePool(namespace, "p").Buffer(1, 1).Obj())
+		kubelet := func(pod *corev1.Pod) {
+			if w.clock.Now().Sub(pod.CreationTimestamp.Time) < 10*time.Second {
+				w.becomeReady(pod)
+				return
+			}
+			cannotStart("CrashLoopBackOff")(pod)
+		}
+		began := w.clock.Now()
+		for w.clock.Now().Sub(began) < time.Hour {
+			w.run(time.Second, kubelet)
+			w.after(4 * time.Second)
+			w.setStatus(kubelet)
+		}
+		if w.creates < 8 || w.creates > 9 {
+			t.Errorf("%d creates in an hour, want the first and 7 or 8 more", w.creates)
+		}
+	})
 	t.Run("an edit of the pool begins anew", func(t *testing.T) {
 		w := newWorld(t, wrappers.MakePool(namespace, "p").Buffer(1, 1).Obj())
 		w.run(5*time.Minute, cannotStart("ErrImagePull"))

@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -306,7 +307,10 @@ func (w *world) condition(kind string) string {
 func (w *world) setStatus(status func(*corev1.Pod)) {
 	w.t.Helper()
 	for _, pod := range w.pods() {
-		status(pod)
+		before := pod.Status.DeepCopy()
+		if status(pod); equality.Semantic.DeepEqual(before, &pod.Status) {
+			continue
+		}
 		if err := w.client.Status().Update(context.Background(), pod); err != nil {
 			w.t.Fatal(err)
 		}
