@@ -276,6 +276,7 @@ func ledgerHistory(t *rapid.T) {
 			pod.ResourceVersion = fmt.Sprint(version)
 			pod.State = rapid.SampledFrom([]PodState{PodStarting, PodReady, PodReady, PodUnusable, PodTerminating}).Draw(t, "state")
 			pod.Revision = rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "revision")
+			drawStart(t, &pod)
 			l.ObservePod(poolP, pod)
 		},
 		"remove": func(t *rapid.T) { l.RemovePod(poolP, podName.Draw(t, "pod"), "") },
@@ -434,8 +435,9 @@ func mustHaveNews(t *rapid.T, l *Ledger, m *model) {
 		if i > 0 && compareDemands(p.queue.demands[i-1], d) >= 0 {
 			t.Fatalf("%s stands behind %s", d.Batch.Name, p.queue.demands[i-1].Batch.Name)
 		}
-		moves := p.moved && slices.Contains(l.moved, poolP) && len(l.queueMoves) > 0
-		if d.Told != p.queue.place(d) && !moves && !(d.due && m.woken[d.Batch.Name]) {
+		turnComes := p.moved && slices.Contains(l.moved, poolP) && len(l.queueMoves) > 0
+		isWoken := d.due && m.woken[d.Batch.Name]
+		if d.Told != p.queue.place(d) && !turnComes && !isWoken {
 			t.Fatalf("%s tells %+v for ever, and has %+v", d.Batch.Name, d.Told, p.queue.place(d))
 		}
 	}
@@ -487,6 +489,7 @@ func mustBeConsistent(t *rapid.T, l *Ledger) {
 	if listed := p.idle.Len() + p.stale.Len(); listed != want[classIdle] {
 		t.Fatalf("%d pods in the idle lists, want %d", listed, want[classIdle])
 	}
+	mustIndexStartingPods(t, p)
 	waiting := 0
 	for _, d := range p.queue.demands {
 		waiting += len(d.Missing)

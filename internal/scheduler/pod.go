@@ -3,11 +3,14 @@
 package scheduler
 
 import (
+	"time"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/utils/podutil"
+	"opensandbox.io/controller/internal/utils/recycling"
 )
 
 // PodState is what a pod of a pool is fit for, held or not.
@@ -20,7 +23,7 @@ const (
 	// PodReady: Ready and has an IP.
 	PodReady
 
-	// PodUnusable: must not be handed out: marked for eviction, ended, or left dirty by a batch.
+	// PodUnusable: must not be handed out: marked for eviction, ended, left dirty by a batch, or on no node for its rules.
 	PodUnusable
 
 	// PodTerminating: being deleted.
@@ -51,8 +54,26 @@ type Pod struct {
 	// Recycling says that the pod carries the mark of being recycled.
 	Recycling bool
 
+	// NoNodeForRules says that the scheduler knows no node for the pod's restart rules: it will do without them.
+	NoNodeForRules bool
+
+	// Loss says why the pod is no sandbox any more, in the words of podutil.Loss; "" if it may be one.
+	Loss string
+
+	// Restarts are those of the sandbox's containers since the pod was made.
+	Restarts int32
+
 	// Ended says that the pod's phase is Failed or Succeeded: it will never run again.
 	Ended bool
+
+	// Failure is why the pod is not becoming Ready, as far as its status tells.
+	Failure StartFailure
+
+	// Since is since when the pod has been starting; zero if it isn't, or if it was asked to wait.
+	Since time.Time
+
+	// StartTime is how long it took the pod to become Ready; 0 while it isn't.
+	StartTime time.Duration
 }
 
 // PodOf reads the facts the ledger needs from a pod.
@@ -68,7 +89,13 @@ func PodOf(pod *corev1.Pod) Pod {
 		Ready:           podutil.IsReady(pod),
 		BatchLabel:      pod.Labels[v1alpha1.BatchNameLabel],
 		Recycling:       isRecycling(pod),
+		NoNodeForRules:  recycling.NoNodeForRules(pod),
 		Ended:           podutil.HasEnded(pod),
+		Loss:            podutil.Loss(pod),
+		Restarts:        podutil.SandboxRestarts(pod),
+		Failure:         startFailureOf(pod),
+		Since:           startingSince(pod),
+		StartTime:       startTime(pod),
 	}
 }
 
@@ -77,7 +104,7 @@ func stateOf(pod *corev1.Pod) PodState {
 	switch {
 	case pod.DeletionTimestamp != nil:
 		return PodTerminating
-	case evict, podutil.HasEnded(pod):
+	case evict, podutil.HasEnded(pod), recycling.NoNodeForRules(pod):
 		return PodUnusable
 	case isRecycling(pod):
 		return PodStarting

@@ -154,7 +154,7 @@ func (w *world) allEventsArrive() bool {
 }
 
 func (w *world) watchBreaks() bool {
-	k := kind(rapid.IntRange(0, int(numKinds)-1).Draw(w.t, "watch"))
+	k := draw(w, "watch", kindPod, kindBatch, kindPool)
 	if w.process.behind(k) == 0 {
 		return false
 	}

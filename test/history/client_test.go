@@ -301,6 +301,8 @@ func copyInto(from, into client.Object) {
 		from.(*v1alpha1.BatchSandbox).DeepCopyInto(o) //nolint:forcetypeassert // kinds don't mix
 	case *v1alpha1.Pool:
 		from.(*v1alpha1.Pool).DeepCopyInto(o) //nolint:forcetypeassert // kinds don't mix
+	case *corev1.Namespace:
+		from.(*corev1.Namespace).DeepCopyInto(o) //nolint:forcetypeassert // kinds don't mix
 	}
 }
 

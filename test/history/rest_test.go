@@ -427,7 +427,7 @@ func (w *world) checkEnd() {
 		w.removeForeignFinalizer(sb)
 	}
 	w.rest()
-	for k := range numKinds {
+	for _, k := range []kind{kindPod, kindBatch, kindPool} {
 		for _, obj := range w.server.list(k) {
 			w.fail("%s %s is left in the end", k, obj.GetName())
 		}

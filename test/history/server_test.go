@@ -30,16 +30,18 @@ const (
 	kindPod kind = iota
 	kindBatch
 	kindPool
+	kindNamespace
 	numKinds
 )
 
-func (k kind) String() string { return [...]string{"pod", "batch", "pool"}[k] }
+func (k kind) String() string { return [...]string{"pod", "batch", "pool", "namespace"}[k] }
 
 func (k kind) resource() schema.GroupResource {
 	return [...]schema.GroupResource{
 		{Resource: "pods"},
 		{Group: v1alpha1.GroupVersion.Group, Resource: "batchsandboxes"},
 		{Group: v1alpha1.GroupVersion.Group, Resource: "pools"},
+		{Resource: "namespaces"},
 	}[k]
 }
 
@@ -51,6 +53,8 @@ func kindOf(obj any) kind {
 		return kindBatch
 	case *v1alpha1.Pool, *v1alpha1.PoolList:
 		return kindPool
+	case *corev1.Namespace:
+		return kindNamespace
 	default:
 		panic(fmt.Sprintf("the API server has no %T", obj))
 	}
@@ -89,6 +93,7 @@ func newServer() *server {
 	for k := range s.objects {
 		s.objects[k] = map[string]client.Object{}
 	}
+	s.objects[kindNamespace][namespace] = &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace, UID: "uid-" + namespace, ResourceVersion: "1"}}
 	return s
 }
 

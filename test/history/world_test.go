@@ -273,10 +273,7 @@ func (w *world) fails(pod *corev1.Pod) {
 func (w *world) collectGarbage() bool {
 	orphans := w.pods(func(pod *corev1.Pod) bool {
 		for _, owner := range pod.OwnerReferences {
-			k := kindPool
-			if owner.Kind == "BatchSandbox" {
-				k = kindBatch
-			}
+			k := map[string]kind{"Pool": kindPool, "BatchSandbox": kindBatch, "Namespace": kindNamespace}[owner.Kind]
 			if obj, err := w.server.get(k, owner.Name); err == nil && obj.GetUID() == owner.UID {
 				return false
 			}

@@ -86,3 +86,21 @@ func TestAnObjectMadeAnewUnseenIsLookedAt(t *testing.T) {
 		t.Error("no batch looks at a pool that was made anew")
 	}
 }
+
+// A finalizer of somebody else may keep a batch long after it gave its pods back.
+func TestAfterARestartABatchThatGaveItsPodsBackHoldsNone(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.addPool(v1alpha1.RecycleNoop, 1)
+		w.create(pooledBatch(1).Finalizers("example.com/keep").Obj())
+		w.settled()
+		w.remove()
+		w.settled()
+		w.startController()
+		if err := w.r.Rebuild(context.Background(), "epoch", nil); err != nil {
+			t.Fatal(err)
+		}
+		if c := w.counts(); c.Idle != 1 || c.Held != 0 {
+			t.Errorf("counts %+v, want the pod idle: the next batch that had it would lose it", c)
+		}
+	})
+}

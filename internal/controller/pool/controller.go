@@ -33,6 +33,7 @@ import (
 // +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=pools/status,verbs=get;update;patch
 // +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=pools/finalizers,verbs=update
 // +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups="",resources=namespaces,verbs=get
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // Options are what a Reconciler needs; all of it is required.
@@ -134,10 +135,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	pool := &v1alpha1.Pool{}
 	if err := r.client.Get(ctx, req.NamespacedName, pool); err != nil {
 		if apierrors.IsNotFound(err) {
-			r.memories.forget(req.NamespacedName)
-			r.ledger.ForgetPool(req.NamespacedName)
-			r.calls.take(req.NamespacedName)
-			return ctrl.Result{}, nil
+			return r.gone(ctx, req.NamespacedName)
 		}
 		return ctrl.Result{}, fmt.Errorf("get pool %s: %w", req.NamespacedName, err)
 	}
@@ -145,6 +143,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	pool = mem.newest(pool)
 	if !pool.DeletionTimestamp.IsZero() {
 		return r.finalize(ctx, pool, mem)
+	}
+	if mem.namespaceGoes {
+		return ctrl.Result{}, nil
 	}
 	if err := r.ensureFinalizer(ctx, pool, mem); err != nil {
 		return afterConflict(err)
@@ -156,12 +157,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, errors.Join(settleErr, recycleErr, err)
 	}
-	updateErr := r.update(ctx, pool, mem, &obs)
+	updateErr := errors.Join(r.update(ctx, pool, mem, &obs), r.repair(ctx, pool, mem, &obs))
 	plan := planPool(pool, obs)
 
 	done := r.apply(ctx, pool, mem, work{template: obs.template, revision: obs.revision, unusable: obs.unusable, plan: plan})
 	done.deleteFailed = done.deleteFailed || updateErr != nil
-	mem.remember(obs, plan, done)
+	mem.remember(pool, obs, plan, done)
+	if mem.namespaceGoes {
+		return ctrl.Result{}, done.err
+	}
 
 	obs.counts = r.ledger.Counts(req.NamespacedName)
 	wait, statusErr := r.report(ctx, pool, mem, poolStatus(pool, obs, plan, mem.view()))
@@ -177,7 +181,7 @@ func (r *Reconciler) finalize(ctx context.Context, pool *v1alpha1.Pool, mem *mem
 	obs := r.observeDeletion(pool, mem)
 	plan := planDeletion(obs)
 	done := r.apply(ctx, pool, mem, work{unusable: obs.unusable, plan: plan})
-	mem.remember(obs, plan, done)
+	mem.remember(pool, obs, plan, done)
 	if done.err != nil {
 		return ctrl.Result{}, done.err
 	}
