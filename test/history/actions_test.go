@@ -211,7 +211,7 @@ func (w *world) callGoesThrough() bool {
 	c := calls[rapid.IntRange(0, len(calls)-1).Draw(w.t, "call")]
 	answers := []answer{answerDone, answerDone, answerLost, answerReplyLost}
 	if c.writes() && c.verb != "create" && c.verb != "delete" && c.verb != "recycle" {
-		answers = append(answers, answerConflict)
+		answers = append(answers, answerRaced)
 		if latecomers {
 			answers = append(answers, answerLater, answerLater)
 		}

@@ -193,6 +193,9 @@ func (p *process) write(ctx context.Context, obj client.Object, verb string, do 
 	value, err := p.pass(c)
 	if result, ok := value.(client.Object); ok && result != nil && err == nil {
 		copyInto(result, obj)
+		if pod, ok := result.(*corev1.Pod); ok && verb == "patch" {
+			p.noteFitness(pod)
+		}
 	}
 	return err
 }
@@ -234,6 +237,11 @@ func (r apiReader) List(ctx context.Context, list client.ObjectList, opts ...cli
 		return err
 	}
 	p := value.(page) //nolint:forcetypeassert // do returns pages
+	for _, obj := range p.objects {
+		if pod, ok := obj.(*corev1.Pod); ok {
+			r.process.noteFitness(pod)
+		}
+	}
 	fill(list, p.objects, false)
 	list.SetContinue(p.next)
 	return nil

@@ -105,6 +105,8 @@ type cache struct {
 
 	// unfit are the pods that the ledger was told not to hand out, by UID, with the number of tasks there were then.
 	unfit map[types.UID]int
+	// heard are the resourceVersions of the pods as this process knows them, by a watch or an answer.
+	heard map[types.UID]string
 
 	// unfed are the changes of pods that the cache has and the ledger hasn't been told of.
 	unfed []change
@@ -236,7 +238,7 @@ func (w *world) startProcess(before *cache) *process {
 		Calls: p.calls, Suffix: w.suffix,
 	})
 	w.process = p
-	p.cache.unfit = map[types.UID]int{}
+	p.cache.unfit, p.cache.heard = map[types.UID]int{}, map[types.UID]string{}
 	go func() {
 		if err := batchsandbox.NewPlaces(p.ledger, clock.RealClock{}).Start(p.ctx); err != nil {
 			panic(err)
@@ -314,8 +316,12 @@ func (p *process) feed() {
 	}
 }
 
-// noteFitness keeps which pods the ledger must not hand out by what it was told last.
+// noteFitness keeps which pods the ledger must not hand out by the newest that this process has heard of each.
 func (p *process) noteFitness(pod *corev1.Pod) {
+	if scheduler.OlderVersion(pod.ResourceVersion, p.cache.heard[pod.UID]) {
+		return
+	}
+	p.cache.heard[pod.UID] = pod.ResourceVersion
 	_, evict := pod.Labels[v1alpha1.EvictLabel]
 	_, marked := pod.Annotations[v1alpha1.RecyclingAnnotation]
 	switch _, already := p.cache.unfit[pod.UID]; {
@@ -413,16 +419,19 @@ const (
 	answerDone      answer = iota // it is carried out and answered
 	answerLost                    // it never arrives
 	answerReplyLost               // it is carried out, and the answer is lost
-	answerConflict                // somebody else was faster
+	answerRaced                   // somebody else writes the object first
 	answerLater                   // the answer is lost, and it is carried out later
 )
 
 // let lets a call through.
 func (w *world) let(c *call, a answer) {
-	w.logf("  %s: %s", c, [...]string{"done", "lost", "done, reply lost", "conflict", "reply lost, still on its way"}[a])
+	w.logf("  %s: %s", c, [...]string{"done", "lost", "done, reply lost", "somebody else is faster", "reply lost, still on its way"}[a])
 	var r reply
 	switch a {
-	case answerDone:
+	case answerDone, answerRaced:
+		if a == answerRaced {
+			w.touch(c.kind, c.name)
+		}
 		r.value, r.err = c.do()
 		if r.err != nil {
 			w.logf("    %v", r.err)
@@ -434,8 +443,6 @@ func (w *world) let(c *call, a answer) {
 			w.logf("    %v", err)
 		}
 		r.err = errLost
-	case answerConflict:
-		r.err = conflict(c)
 	case answerLater:
 		w.underway = append(w.underway, c)
 		c.late = true
@@ -471,4 +478,19 @@ func (w *world) kill(stillLands func(c *call) bool) {
 	synctest.Wait()
 }
 
-func conflict(c *call) error { return newConflict(c.kind, c.name) }
+// touch changes an object in a way that means nothing to the controllers.
+func (w *world) touch(k kind, name string) {
+	if _, err := w.server.get(k, name); err != nil {
+		return
+	}
+	w.names++
+	w.server.update(k, name, func(obj objectOf) bool {
+		annotations := maps.Clone(obj.GetAnnotations())
+		if annotations == nil {
+			annotations = map[string]string{}
+		}
+		annotations["example.com/touched"] = fmt.Sprint(w.names)
+		obj.SetAnnotations(annotations)
+		return false
+	})
+}

@@ -3,13 +3,11 @@
 package history
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
@@ -118,10 +116,6 @@ func (w *world) dump() string {
 func (w *world) suffix() string {
 	w.names++
 	return fmt.Sprintf("%05d", w.names)
-}
-
-func newConflict(k kind, name string) error {
-	return apierrors.NewConflict(k.resource(), name, errors.New("the object has been modified"))
 }
 
 // passes says whether a change wakes those who watch with this predicate.
