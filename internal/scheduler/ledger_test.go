@@ -276,6 +276,7 @@ func ledgerHistory(t *rapid.T) {
 			pod.ResourceVersion = fmt.Sprint(version)
 			pod.State = rapid.SampledFrom([]PodState{PodStarting, PodReady, PodReady, PodUnusable, PodTerminating}).Draw(t, "state")
 			pod.Revision = rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "revision")
+			drawStart(t, &pod)
 			l.ObservePod(poolP, pod)
 		},
 		"remove": func(t *rapid.T) { l.RemovePod(poolP, podName.Draw(t, "pod"), "") },
@@ -488,6 +489,7 @@ func mustBeConsistent(t *rapid.T, l *Ledger) {
 	if listed := p.idle.Len() + p.stale.Len(); listed != want[classIdle] {
 		t.Fatalf("%d pods in the idle lists, want %d", listed, want[classIdle])
 	}
+	mustIndexStartingPods(t, p)
 	waiting := 0
 	for _, d := range p.queue.demands {
 		waiting += len(d.Missing)
