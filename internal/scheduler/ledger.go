@@ -679,13 +679,17 @@ func (l *Ledger) Release(name types.NamespacedName, indexes []int) {
 		if !ok {
 			return
 		}
+		released := false
 		for _, index := range indexes {
 			if index < len(b.pods) && b.pods[index] != "" {
 				b.giveBack(index)
+				released = true
 			}
 		}
-		w.pool(b.pool.name)
-		b.pool.wakeHead(w)
+		if released {
+			w.pool(b.pool.name)
+			b.pool.wakeHead(w)
+		}
 	})
 }
 
