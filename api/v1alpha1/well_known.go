@@ -33,8 +33,9 @@ const (
 	// the mark or the removal of its labels; removed when a task has run to its end. Read by the batch controller at release.
 	TaskFailuresAnnotation = "sandbox.opensandbox.io/task-failures"
 
-	// LeaderEpochAnnotation names the controller process that leads. On: pooled BatchSandboxes with unmet
-	// demand. Written once after an election, so that a late write of the last leader conflicts.
+	// LeaderEpochAnnotation names the controller process that leads, or the resourceVersion after which it lost an answer:
+	// "after-" and the number. On: pooled BatchSandboxes. Written once after an election where demand is unmet, and after an
+	// allocation that was never answered, so that a late write conflicts.
 	LeaderEpochAnnotation = "sandbox.opensandbox.io/leader-epoch"
 )
 

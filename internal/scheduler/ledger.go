@@ -220,7 +220,7 @@ func (l *Ledger) pool(name types.NamespacedName) *pool {
 
 // forgetEmpty drops a pool of which nothing is known any more.
 func (l *Ledger) forgetEmpty(p *pool) {
-	if len(p.pods) == 0 && p.batches == 0 && p.released == (Released{}) {
+	if len(p.pods) == 0 && p.batches == 0 && p.released == (Released{}) && l.pools[p.name] == p {
 		delete(l.pools, p.name)
 	}
 }
@@ -287,7 +287,8 @@ func (l *Ledger) RefreshPod(poolName types.NamespacedName, pod *corev1.Pod) {
 
 // visiblyDiffers says whether the batch that holds the pod has something to report.
 func visiblyDiffers(a, b Pod) bool {
-	return a.UID != b.UID || a.State != b.State || a.IP != b.IP || a.Node != b.Node || a.Ended != b.Ended || a.BatchLabel != b.BatchLabel || a.Restarts != b.Restarts
+	return a.UID != b.UID || a.State != b.State || a.Ready != b.Ready || a.IP != b.IP || a.Node != b.Node || a.Ended != b.Ended ||
+		a.BatchLabel != b.BatchLabel || a.Restarts != b.Restarts
 }
 
 // ExpectPod counts a pod as starting before its create is sent, so that a lost reply can't make a second one.
@@ -298,6 +299,17 @@ func (l *Ledger) ExpectPod(poolName types.NamespacedName, name, revision string)
 			e.fresh = true
 		}
 	})
+}
+
+// Unexpect takes back what ExpectPod counted, unless a watch has shown the pod meanwhile.
+func (l *Ledger) Unexpect(poolName types.NamespacedName, name string) {
+	l.mu.Lock()
+	p, known := l.pools[poolName]
+	unseen := known && p.pods[name] != nil && p.pods[name].pod.UID == ""
+	l.mu.Unlock()
+	if unseen {
+		l.RemovePod(poolName, name, "")
+	}
 }
 
 // RemovePod forgets a pod that is gone. With a UID, only the pod of that UID.
@@ -565,12 +577,12 @@ func (l *Ledger) batch(name types.NamespacedName, uid types.UID, p *pool, w *wak
 	if ok && b.uid == uid && b.pool == p {
 		return b
 	}
+	p.batches++ // before the last one is dropped, so that the pool is not forgotten with it
 	if ok {
 		l.dropBatch(name, w)
 	}
 	b = &batch{uid: uid, pool: p, assumed: map[int]bool{}}
 	l.batches[name] = b
-	p.batches++
 	return b
 }
 

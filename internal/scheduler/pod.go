@@ -40,6 +40,9 @@ type Pod struct {
 	Node            string
 	State           PodState
 
+	// Ready is the pod's Ready condition, whatever the state: a held pod that is to be evicted may well be Ready.
+	Ready bool
+
 	// BatchLabel is the value of the batch name label, "" for none. A pod that carries it and that no batch
 	// holds was left behind, and is never idle.
 	BatchLabel string
@@ -83,6 +86,7 @@ func PodOf(pod *corev1.Pod) Pod {
 		IP:              pod.Status.PodIP,
 		Node:            pod.Spec.NodeName,
 		State:           stateOf(pod),
+		Ready:           podutil.IsReady(pod),
 		BatchLabel:      pod.Labels[v1alpha1.BatchNameLabel],
 		Recycling:       isRecycling(pod),
 		NoNodeForRules:  recycling.NoNodeForRules(pod),

@@ -140,6 +140,21 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *mem
 		logf.FromContext(ctx).Info("allocated pods", "pods", len(grants), "missing", len(p.missing)-len(grants))
 		r.events.allocated(obs.sb, len(grants))
 	}
+	return r.deleteEnded(ctx, obs)
+}
+
+// deleteEnded deletes the pods of sandboxes that ended and have no replacement yet: in a pool that is full there would never
+// be one. The index is empty once the pod is gone.
+func (r *Reconciler) deleteEnded(ctx context.Context, obs *observed) error {
+	for i, s := range obs.sandboxes {
+		if !s.ended || !obs.wanted(i) {
+			continue
+		}
+		if err := r.deletePod(ctx, obs.sb.Namespace, s.podName, s.podUID); err != nil {
+			return err
+		}
+		r.ledger.Discard(poolKey(obs.sb), s.podName)
+	}
 	return nil
 }
 
@@ -174,11 +189,11 @@ func demandOf(obs *observed, missing []int) scheduler.Demand {
 	return d
 }
 
-// gone are the indexes whose pod is no object any more.
+// gone are the indexes whose pod is no object any more, or is marked as released: its pool recycles it.
 func gone(obs *observed) []int {
 	var indexes []int
 	for i, s := range obs.sandboxes {
-		if s.gone {
+		if s.gone || s.recycling {
 			indexes = append(indexes, i)
 		}
 	}
@@ -252,6 +267,9 @@ func (r *Reconciler) writeAllocation(ctx context.Context, obs *observed, m *memo
 		err = fmt.Errorf("patch allocation: %w", err)
 		if obs.pooled() {
 			m.inDoubt, m.conflicted = true, apierrors.IsConflict(err)
+			if !isAnswer(err) {
+				m.underway = sb.ResourceVersion
+			}
 			err = errors.Join(err, r.settleDoubt(ctx, sb, m))
 		}
 		return err
@@ -278,13 +296,18 @@ func wantedFinalizers(obs *observed) []string {
 	return finalizers
 }
 
-// settleDoubt reads the batch from the API server itself after an allocation that may have landed all the same, and
-// settles the ledger with it. Until that is done the ledger keeps what was assumed, and the batch is not looked at; after
+// isAnswer says whether an error is the API server's answer to a write, which then can't land any more: a conflict says that
+// the resourceVersion of its precondition is past.
+func isAnswer(err error) bool {
+	return apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err)
+}
+
+// settleDoubt finds out what the API server itself has of the batch after an allocation that may have landed all the same,
+// and settles the ledger with it. Until that is done the ledger keeps what was assumed, and the batch is not looked at; after
 // it, no cache that is older than the truth is believed.
 func (r *Reconciler) settleDoubt(ctx context.Context, sb *v1alpha1.BatchSandbox, m *memory) error {
 	name := client.ObjectKeyFromObject(sb)
-	truth := &v1alpha1.BatchSandbox{}
-	err := r.apiReader.Get(ctx, name, truth)
+	truth, err := r.readTruth(ctx, sb, m)
 	switch {
 	case apierrors.IsNotFound(err), err == nil && truth.UID != sb.UID:
 		r.ledger.BatchGone(name)
@@ -293,7 +316,7 @@ func (r *Reconciler) settleDoubt(ctx context.Context, sb *v1alpha1.BatchSandbox,
 		return fmt.Errorf("read the batch again: %w", err)
 	}
 	conflicted := m.conflicted
-	m.inDoubt, m.conflicted = false, false
+	m.inDoubt, m.conflicted, m.underway = false, false, ""
 	m.wrote(truth)
 	if pods, err := parseAllocStatus(truth); err == nil { // a malformed annotation is told when the batch is reconciled
 		s := settlementOf(truth, pods)
@@ -301,6 +324,28 @@ func (r *Reconciler) settleDoubt(ctx context.Context, sb *v1alpha1.BatchSandbox,
 		r.settleAs(ctx, truth, s)
 	}
 	return nil
+}
+
+// readTruth reads the batch from the API server. Where a write may still be under way it patches the batch instead, which
+// returns the truth too and makes that write conflict: a read alone would leave its pods to the next batch, and then it
+// could land.
+func (r *Reconciler) readTruth(ctx context.Context, sb *v1alpha1.BatchSandbox, m *memory) (*v1alpha1.BatchSandbox, error) {
+	truth := &v1alpha1.BatchSandbox{}
+	if m.underway == "" {
+		return truth, r.apiReader.Get(ctx, client.ObjectKeyFromObject(sb), truth)
+	}
+	if !r.leads() {
+		return nil, errNotLeading
+	}
+	truth.Namespace, truth.Name = sb.Namespace, sb.Name
+	body := mustJSON(map[string]any{"metadata": map[string]any{
+		"uid": sb.UID, "annotations": map[string]string{v1alpha1.LeaderEpochAnnotation: "after-" + m.underway},
+	}})
+	err := r.client.Patch(ctx, truth, client.RawPatch(types.MergePatchType, []byte(body)))
+	if apierrors.IsConflict(err) { // another batch has the name
+		return truth, r.apiReader.Get(ctx, client.ObjectKeyFromObject(sb), truth)
+	}
+	return truth, err
 }
 
 func settlementOf(sb *v1alpha1.BatchSandbox, pods []string) scheduler.Settlement {

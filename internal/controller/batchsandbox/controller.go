@@ -93,6 +93,9 @@ type memory struct {
 	uid types.UID
 	// inDoubt: an allocation may have landed, and nobody could read whether it has.
 	inDoubt bool
+	// underway is the resourceVersion that an allocation was written under which was sent and never answered: it may even
+	// land later. Empty if there is none.
+	underway string
 	// conflicted: it is in doubt since the batch changed under it, and is asked for again at once.
 	conflicted bool
 	// written is the resourceVersion of our last write. A cache behind it shows the past.
@@ -204,21 +207,24 @@ func poolOf(obj client.Object) []string {
 }
 
 // changedByUsers lets through what somebody else may have changed: the spec, the deletion, and the annotations and
-// finalizers. Our own status writes don't bring a batch back.
+// finalizers, or made anew while the watch was broken. Our own status writes don't bring a batch back.
 func changedByUsers() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, after := e.ObjectOld, e.ObjectNew
-		return before.GetGeneration() != after.GetGeneration() ||
+		return before.GetUID() != after.GetUID() ||
+			before.GetGeneration() != after.GetGeneration() ||
 			!before.GetDeletionTimestamp().Equal(after.GetDeletionTimestamp()) ||
 			!equality.Semantic.DeepEqual(before.GetAnnotations(), after.GetAnnotations()) ||
 			!equality.Semantic.DeepEqual(before.GetFinalizers(), after.GetFinalizers())
 	}}
 }
 
-// poolMatters lets through what changes the answer to a batch that waits: a pool that appears, changes or goes.
+// poolMatters lets through what changes the answer to a batch that waits: a pool that appears, changes or goes, or was made
+// anew while the watch was broken.
 func poolMatters() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
-		return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
+		return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() ||
+			e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
 			!e.ObjectOld.GetDeletionTimestamp().Equal(e.ObjectNew.GetDeletionTimestamp())
 	}}
 }
@@ -439,12 +445,17 @@ func (r *Reconciler) patchStatus(ctx context.Context, obs *observed, status *v1a
 	return nil
 }
 
+// remember returns what is known of a batch. What the ledger knows of another one that had the name is forgotten: nobody may
+// ever ask for it again.
 func (r *Reconciler) remember(sb *v1alpha1.BatchSandbox) *memory {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	name := client.ObjectKeyFromObject(sb)
 	m, ok := r.memories[name]
 	if !ok || m.uid != sb.UID {
+		if ok {
+			r.ledger.BatchGone(name)
+		}
 		m = &memory{uid: sb.UID, tasksChecked: -1}
 		r.memories[name] = m
 	}

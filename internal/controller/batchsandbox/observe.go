@@ -62,6 +62,8 @@ type sandbox struct {
 	ready   bool
 	// lost: there is a name, but the pod is gone, ended, or going.
 	lost bool
+	// ended: lost since it ended, and nobody deletes it yet.
+	ended bool
 	// gone: lost, and no object of it is left.
 	gone bool
 	// recycling: the pod carries the mark of a release that landed, and is no sandbox any more: lost too.
@@ -200,8 +202,9 @@ func sandboxOf(h scheduler.Holding, batch string) sandbox {
 		podUID:    h.Pod.UID,
 		ip:        h.Pod.IP,
 		node:      h.Pod.Node,
-		ready:     h.Pod.State == scheduler.PodReady,
+		ready:     h.Pod.Ready && !h.Pod.Ended,
 		lost:      h.Pod.Lost() || h.Pod.Recycling,
+		ended:     h.Pod.Ended && h.Pod.State != scheduler.PodTerminating,
 		recycling: h.Pod.Recycling && !h.Pod.Lost(),
 		labelled:  h.Pod.BatchLabel == batch,
 		why:       h.Pod.Loss,

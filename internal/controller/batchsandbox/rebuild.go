@@ -46,7 +46,7 @@ func (r *Reconciler) Rebuild(ctx context.Context, epoch string, namespaces []str
 		sb := &batches[i]
 		r.remember(sb).wrote(sb)
 		pods, err := parseAllocStatus(sb)
-		if sb.Spec.PoolRef == "" || err != nil {
+		if sb.Spec.PoolRef == "" || err != nil || isReleased(sb) {
 			continue // a malformed annotation is told when the batch is reconciled
 		}
 		r.settle(ctx, sb, pods)
@@ -60,6 +60,12 @@ func (r *Reconciler) Rebuild(ctx context.Context, epoch string, namespaces []str
 	r.ledger.Rebuilt()
 	logf.FromContext(ctx).Info("rebuilt the ledger", "batches", len(batches))
 	return nil
+}
+
+// isReleased says that a batch gave its pods back when it was deleted, whatever its alloc-status still names: our finalizers
+// are gone, and somebody else's keep the object.
+func isReleased(sb *v1alpha1.BatchSandbox) bool {
+	return sb.DeletionTimestamp != nil && len(ownFinalizers(sb)) == 0
 }
 
 // enqueue puts the batches that wait back into their queues, before the first of them asks for pods: else the first to ask

@@ -101,13 +101,16 @@ func phase(c sandboxCounts, found *problem) v1alpha1.BatchSandboxPhase {
 func conditions(obs *observed, status *v1alpha1.BatchSandboxStatus, c sandboxCounts, found, setAside *problem) []metav1.Condition {
 	all := slices.Clone(obs.sb.Status.Conditions)
 	set := func(kind string, ok bool, reason, message string) {
-		value := metav1.ConditionFalse
-		if ok {
+		value, since := metav1.ConditionFalse, obs.now
+		switch {
+		case ok:
 			value = metav1.ConditionTrue
+		case kind == v1alpha1.ConditionAllocated:
+			since = obs.waitingSince() // where the next look finds it: what timed out stays so
 		}
 		meta.SetStatusCondition(&all, metav1.Condition{
 			Type: kind, Status: value, Reason: reason, Message: message,
-			ObservedGeneration: obs.sb.Generation, LastTransitionTime: metav1.NewTime(obs.now),
+			ObservedGeneration: obs.sb.Generation, LastTransitionTime: metav1.NewTime(since),
 		})
 	}
 	switch {

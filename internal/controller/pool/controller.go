@@ -177,7 +177,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 
 // finalize deletes what nobody holds and lets the pool go when its last sandbox was given back.
 func (r *Reconciler) finalize(ctx context.Context, pool *v1alpha1.Pool, mem *memory) (ctrl.Result, error) {
-	clear(mem.expected) // what lands late goes with the pool
+	r.forgetExpected(pool, mem)
 	obs := r.observeDeletion(pool, mem)
 	plan := planDeletion(obs)
 	done := r.apply(ctx, pool, mem, work{unusable: obs.unusable, plan: plan})
@@ -195,6 +195,15 @@ func (r *Reconciler) finalize(ctx context.Context, pool *v1alpha1.Pool, mem *mem
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: soonest(wait, mem.wait(obs, plan))}, nil
+}
+
+// forgetExpected drops the pods of a pool that is being deleted whose creates no watch has shown: those that never land
+// would count for ever, and those that do have news of their own, or go with the pool.
+func (r *Reconciler) forgetExpected(pool *v1alpha1.Pool, mem *memory) {
+	for name := range mem.expected {
+		r.ledger.Unexpect(client.ObjectKeyFromObject(pool), name)
+	}
+	clear(mem.expected)
 }
 
 // ensureFinalizer keeps the pool from going while batches hold its pods. It is there before the first pod is.

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package batchsandbox
+
+import "sigs.k8s.io/controller-runtime/pkg/predicate"
+
+// ChangedByUsers is the predicate of the watch of batches, for tests that wire the controller by hand.
+func ChangedByUsers() predicate.Predicate { return changedByUsers() }
+
+// PoolMatters is the predicate of the watch of pools, for the same tests.
+func PoolMatters() predicate.Predicate { return poolMatters() }
