@@ -164,10 +164,10 @@ func TestEveryPlaceOfAShortQueueIsToldInOneTurn(t *testing.T) {
 // With 2,000 batches that wait, 45 of which are served each second, a turn writes no more than its share, and those at the
 // head are never off by much.
 func TestALongQueueThatMovesCostsABoundedNumberOfWrites(t *testing.T) {
-	const waiting, perTurn, servedPerTurn = 2000, 50, 22 // two turns a second
+	const waiting, perTurn, servedPerTurn = 2000, 25, 11 // four turns a second
 	l, rec, s := newQueueOf(t, waiting)
 	served := 0
-	for turn := range 40 {
+	for turn := range 80 {
 		before := s.writes
 		for range servedPerTurn {
 			l.LeaveQueue(key(batchName(served)))

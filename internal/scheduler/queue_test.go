@@ -66,6 +66,13 @@ func TestNewsForTheHeadOfTheQueue(t *testing.T) {
 		"a pod is released under Noop": {
 			demand("head", 10, 0), func(l *Ledger) { l.Release(key("holder"), []int{0}) }, []string{"head"},
 		},
+		"nothing is released, while the head waits with an idle pod": {
+			gangOf(demand("head", 10, 0, 1), 2), func(l *Ledger) {
+				idleAgain(l, "new")
+				l.Release(key("head"), nil)
+				l.Release(key("holder"), []int{3})
+			}, []string{"head"},
+		},
 		"a batch gives all back and goes": {
 			demand("head", 10, 0), func(l *Ledger) { l.ReleaseAll(key("holder")) }, []string{"head"},
 		},

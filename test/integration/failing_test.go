@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -26,6 +27,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"opensandbox.io/controller/api/v1alpha1"
 	poolcontroller "opensandbox.io/controller/internal/controller/pool"
@@ -90,7 +92,7 @@ func (p *steppedPool) step() {
 			break
 		}
 		p.woken, p.due = false, time.Time{}
-		res, err := p.r.Reconcile(p.ctx, ctrl.Request{NamespacedName: p.key})
+		res, err := p.r.Reconcile(logf.IntoContext(p.ctx, logr.Discard()), ctrl.Request{NamespacedName: p.key})
 		p.must(err)
 		if res.RequeueAfter > 0 {
 			p.due = p.clock.Now().Add(res.RequeueAfter)

@@ -214,6 +214,28 @@ func withinASecond(t *testing.T, what string, try func(i int) time.Duration) {
 	}
 }
 
+// staysAtRest waits until nothing happens any more, and checks that the controller then neither writes nor looks.
+func (s *space) staysAtRest(metrics string) {
+	s.t.Helper()
+	before, writes := 0, 0
+	eventually(s.t, "come to rest", func() error {
+		was := before
+		time.Sleep(7 * time.Second) // longer than the delay of the labels, the last thing that is written
+		before, writes = reconciles(s.t, metrics), len(s.writes())
+		if before != was {
+			return fmt.Errorf("%d reconciles more", before-was)
+		}
+		return nil
+	})
+	time.Sleep(5 * time.Second)
+	if after := reconciles(s.t, metrics); after != before || before == 0 {
+		s.t.Errorf("%d reconciles at rest, after %d", after-before, before)
+	}
+	if after := s.writes(); len(after) != writes {
+		s.t.Errorf("%d writes at rest: %v", len(after)-writes, after[writes:])
+	}
+}
+
 func TestABatchThatWaitsTellsItsPlaceWithinASecondAndMakesNoNoiseAtRest(t *testing.T) {
 	s := newSpace(t)
 	address := freeAddress(t)
@@ -250,25 +272,27 @@ func TestABatchThatWaitsTellsItsPlaceWithinASecondAndMakesNoNoiseAtRest(t *testi
 		return time.Since(start)
 	})
 
-	before, writes := 0, 0
-	eventually(t, "come to rest", func() error {
-		was := before
-		time.Sleep(7 * time.Second) // longer than the delay of the labels, the last thing that is written
-		before, writes = reconciles(t, address), len(s.writes())
-		if before != was {
-			return fmt.Errorf("%d reconciles more", before-was)
-		}
-		return nil
-	})
-	time.Sleep(5 * time.Second)
-	if after := reconciles(t, address); after != before || before == 0 {
-		t.Errorf("%d reconciles at rest, after %d", after-before, before)
-	}
-	if after := s.writes(); len(after) != writes {
-		t.Errorf("%d writes at rest: %v", len(after)-writes, after[writes:])
-	}
+	s.staysAtRest(address)
 	s.delete("holder")
 	s.delivered("w-0", 1)
+}
+
+func TestAGangThatWaitsWithIdlePodsMakesNoNoiseAtRest(t *testing.T) {
+	s := newSpace(t)
+	address := freeAddress(t)
+	s.startController("", "--metrics-bind-address="+address)
+	s.create(makePool("p", 0, 1, 0, 3))
+	s.create(makeBatch("holder", "p", 1))
+	s.delivered("holder", 1)
+	gang := makeBatch("gang", "p", 3)
+	three := int32(3)
+	gang.Spec.MinAvailable = &three
+	s.create(gang)
+	s.create(makeBatch("next", "p", 1))
+	s.idle("p", 2)
+	s.staysAtRest(address)
+	s.delete("holder")
+	s.delivered("gang", 3)
 }
 
 func TestAGangAndReplicasThatCanNeverBeMetAreToldAndSetAside(t *testing.T) {

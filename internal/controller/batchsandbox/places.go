@@ -15,11 +15,11 @@ import (
 const (
 	// placesPace is how long after a change of a queue the batches in it tell their places anew, so that a burst of
 	// changes is told once. With the write that follows it stays well within a second.
-	placesPace = 500 * time.Millisecond
+	placesPace = 250 * time.Millisecond
 
 	// placesPerTurn is the greatest number of batches, of all queues together, that tell their place anew in one turn: 100 a
 	// second, however long the queues are and however fast they move.
-	placesPerTurn = 50
+	placesPerTurn = 25
 )
 
 // Places brings batches back whose status tells a place in a queue that they don't have any more. It does nothing while no

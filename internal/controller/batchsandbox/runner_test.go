@@ -515,3 +515,24 @@ func TestAnExecutorThatAnswersTooQuicklyIsAskedLessOften(t *testing.T) {
 		t.Error("an answer that took its time is too much")
 	}
 }
+
+// The status of a batch lists but some of the tasks that failed; what is done with a sandbox depends on each.
+func TestHowATaskEndedIsKnownWhileItsSandboxIsStopped(t *testing.T) {
+	inBubble(t, func(w *runnerWorld) {
+		w.Run(target1, 1, task1)
+		synctest.Wait()
+		end := taskexecutor.Terminated{ExitCode: -1, Reason: taskexecutor.ReasonStartError}
+		w.executor.becomes(endedWith(end))
+		w.wantPhase(taskEnded)
+		w.Stop(target1)
+		if got := w.wantPhase(taskStopped); got.end == nil || got.end.Reason != end.Reason {
+			t.Errorf("ended with %+v, want %+v", got.end, end)
+		}
+		elsewhere := target1
+		elsewhere.ip = "10.0.0.2" // another sandbox has the index
+		w.Stop(elsewhere)
+		if got := w.state(); got.end != nil {
+			t.Errorf("ended with %+v in a sandbox that it never ran in", got.end)
+		}
+	})
+}
