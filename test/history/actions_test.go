@@ -38,6 +38,7 @@ func (w *world) actions() map[string]func(*rapid.T) {
 		"a batch is scaled":        {3, w.batchIsScaled},
 		"a batch is deleted":       {3, w.batchIsDeleted},
 		"a finalizer is removed":   {1, w.finalizerIsRemoved},
+		"a batch is torn away":     {1, w.batchIsTornAway},
 		"a pool is resized":        {2, w.poolIsResized},
 		"a template is edited":     {1, w.templateIsEdited},
 		"a recycle type is edited": {1, w.recycleTypeIsEdited},
@@ -211,17 +212,11 @@ func (w *world) callGoesThrough() bool {
 	c := calls[rapid.IntRange(0, len(calls)-1).Draw(w.t, "call")]
 	answers := []answer{answerDone, answerDone, answerLost, answerReplyLost}
 	if c.writes() && c.verb != "create" && c.verb != "delete" && c.verb != "recycle" {
-		answers = append(answers, answerRaced)
-		if latecomers {
-			answers = append(answers, answerLater, answerLater)
-		}
+		answers = append(answers, answerRaced, answerLater, answerSoon)
 	}
 	w.let(c, draw(w, "answer", answers...))
 	return true
 }
-
-// latecomers has writes land after their sender was told that they are lost.
-const latecomers = true
 
 func (w *world) lateWriteLands() bool {
 	if len(w.underway) == 0 {
@@ -356,6 +351,28 @@ func (w *world) removeForeignFinalizer(sb *v1alpha1.BatchSandbox) {
 		obj.SetFinalizers(slices.DeleteFunc(slices.Clone(obj.GetFinalizers()), func(f string) bool { return f == foreignFinalizer }))
 		return false
 	})
+}
+
+// batchIsTornAway takes all finalizers from a batch that is being deleted, as impatient users do. Its pods were not given back.
+// Where they have no labels yet nothing durable tells so: that is asked too much.
+func (w *world) batchIsTornAway() bool {
+	sb := w.drawBatch(func(sb *v1alpha1.BatchSandbox) bool { return sb.DeletionTimestamp != nil })
+	if sb == nil {
+		return false
+	}
+	w.logf("  %s", sb.Name)
+	for _, name := range w.audit.named[sb.Name] {
+		obj, err := w.server.get(kindPod, name)
+		if err == nil && obj.GetLabels()[v1alpha1.BatchNameLabel] == "" {
+			delete(w.audit.contaminated, obj.GetUID())
+			w.killTasks(obj.GetUID())
+		}
+	}
+	w.server.update(kindBatch, sb.Name, func(obj objectOf) bool {
+		obj.SetFinalizers(nil)
+		return false
+	})
+	return true
 }
 
 func (w *world) drawCapacity() v1alpha1.CapacitySpec {
@@ -517,8 +534,12 @@ func (w *world) containersRestart() bool {
 	if pod == nil {
 		return false
 	}
-	w.restart(pod, draw(w, "restart", restartClean, restartClean, restartClean, restartUnclean, restartAlone))
+	w.restart(pod, w.drawRestart())
 	return true
+}
+
+func (w *world) drawRestart() restart {
+	return draw(w, "restart", restartClean, restartClean, restartClean, restartUnclean, restartAlone)
 }
 
 func (w *world) taskEndsSomehow() bool {

@@ -38,8 +38,8 @@ type call struct {
 	do    func() (any, error)
 	reply chan reply
 
-	// late says that the one who made the call is gone.
-	late bool
+	// soon says that a call whose answer was lost lands after the next one of its task.
+	soon bool
 }
 
 type reply struct {

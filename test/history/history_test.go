@@ -5,7 +5,9 @@
 package history
 
 import (
+	"encoding/binary"
 	"flag"
+	"math/rand/v2"
 	"os"
 	"testing"
 	"time"
@@ -22,6 +24,9 @@ const (
 
 	// perCheck is how many histories are run between two looks at the clock.
 	perCheck = 50
+
+	// seedBytes are enough for the draws of most histories.
+	seedBytes = 8 << 10
 )
 
 func TestMain(m *testing.M) {
@@ -51,6 +56,14 @@ func TestHistories(t *testing.T) {
 }
 
 func FuzzHistories(f *testing.F) {
+	for seed := range uint64(8) {
+		random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // histories need no secrets
+		bits := make([]byte, 0, seedBytes)
+		for len(bits) < seedBytes {
+			bits = binary.LittleEndian.AppendUint64(bits, random.Uint64())
+		}
+		f.Add(bits)
+	}
 	f.Fuzz(rapid.MakeFuzz(aHistory))
 }
 

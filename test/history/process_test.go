@@ -204,7 +204,7 @@ func (p *process) WakePool(name types.NamespacedName)  { p.queue.add(item{poolCo
 
 type noEvents struct{}
 
-func (noEvents) Eventf(_, _ runtime.Object, _, _, _, _ string, _ ...any) {}
+func (noEvents) Eventf(_, _ runtime.Object, _, _, _, _ string, _ ...any) {} //nolint:revive // the client library wants as many arguments
 
 type noRegistry struct{ prometheus.Registerer }
 
@@ -304,16 +304,15 @@ func (p *process) feed() {
 	p.cache.unfed = p.cache.unfed[1:]
 	before, _ := c.before.(*corev1.Pod)
 	after, _ := c.after.(*corev1.Pod)
-	switch {
-	case after == nil:
+	if after == nil {
 		batchsandbox.RemovePod(p.ledger, before)
-	default:
-		if before != nil && before.Labels[v1alpha1.PoolNameLabel] != after.Labels[v1alpha1.PoolNameLabel] {
-			batchsandbox.RemovePod(p.ledger, before)
-		}
-		batchsandbox.ObservePod(p.ledger, after)
-		p.noteFitness(after)
+		return
 	}
+	if before != nil && before.Labels[v1alpha1.PoolNameLabel] != after.Labels[v1alpha1.PoolNameLabel] {
+		batchsandbox.RemovePod(p.ledger, before)
+	}
+	batchsandbox.ObservePod(p.ledger, after)
+	p.noteFitness(after)
 }
 
 // noteFitness keeps which pods the ledger must not hand out by the newest that this process has heard of each.
@@ -421,11 +420,12 @@ const (
 	answerReplyLost               // it is carried out, and the answer is lost
 	answerRaced                   // somebody else writes the object first
 	answerLater                   // the answer is lost, and it is carried out later
+	answerSoon                    // the same, right after the next call of the one who made it
 )
 
 // let lets a call through.
 func (w *world) let(c *call, a answer) {
-	w.logf("  %s: %s", c, [...]string{"done", "lost", "done, reply lost", "somebody else is faster", "reply lost, still on its way"}[a])
+	w.logf("  %s: %s", c, [...]string{"done", "lost", "done, reply lost", "somebody else is faster", "reply lost, still on its way", "reply lost, lands soon"}[a])
 	var r reply
 	switch a {
 	case answerDone, answerRaced:
@@ -443,13 +443,16 @@ func (w *world) let(c *call, a answer) {
 			w.logf("    %v", err)
 		}
 		r.err = errLost
-	case answerLater:
+	case answerLater, answerSoon:
 		w.underway = append(w.underway, c)
-		c.late = true
+		c.soon = a == answerSoon
 		r.err = errLost
 	}
 	w.gate.release(c, r)
 	w.settle()
+	if i := slices.IndexFunc(w.underway, func(late *call) bool { return late.soon && late != c && late.task == c.task }); i >= 0 {
+		w.lands(i)
+	}
 }
 
 // kill ends the process in the middle of whatever it does. Calls that wait are lost, or land later.
@@ -466,7 +469,6 @@ func (w *world) kill(stillLands func(c *call) bool) {
 		for _, c := range calls {
 			if stillLands(c) {
 				w.logf("  %s is still on its way", c)
-				c.late = true
 				w.underway = append(w.underway, c)
 			}
 			w.gate.release(c, reply{err: errDead})

@@ -104,7 +104,7 @@ func (w *world) kubelets() bool {
 		case pod.DeletionTimestamp != nil:
 			w.server.kill(pod.Name)
 		case w.recycles(pod):
-			w.restart(pod, restartClean)
+			w.restart(pod, w.drawRestart())
 		case starts(pod):
 			w.becomeReady(pod)
 		default:
