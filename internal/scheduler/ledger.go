@@ -3,6 +3,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"container/list"
 	"slices"
 	"strings"
@@ -29,10 +30,15 @@ type Counts struct {
 	Starting int
 	// Held pods belong to a batch.
 	Held int
-	// Unusable pods are unheld and must not be handed out.
+	// Unusable pods are unheld and must not be handed out, the stranded ones included.
 	Unusable int
+	// Cordoned and Away are the stranded pods: those that nothing is wrong with but their node, which is cordoned, or not
+	// Ready. They are given back when the node is fit again.
+	Cordoned, Away int
 	// Terminating pods are unheld and being deleted.
 	Terminating int
+	// Stuck are those of them whose node is not Ready: they don't go before it is, or is gone.
+	Stuck int
 	// Waiting is the number of sandboxes in the queue.
 	Waiting int
 	// Updated pods have the pool's current revision, whoever holds them, and are not terminating.
@@ -43,6 +49,9 @@ type Counts struct {
 
 // Total is the size of the pool: all but the terminating pods.
 func (c Counts) Total() int { return c.Idle + c.Starting + c.Held + c.Unusable }
+
+// Stranded is the number of unheld pods that nothing is wrong with but their node.
+func (c Counts) Stranded() int { return c.Cordoned + c.Away }
 
 // Holding is one index of a batch.
 type Holding struct {
@@ -79,6 +88,7 @@ type Ledger struct {
 	mu      sync.Mutex
 	pools   map[types.NamespacedName]*pool
 	batches map[types.NamespacedName]*batch
+	nodes   map[string]*node // those that have pods of pools, and those that are not fit
 	// removed has the pods that went while the ledger was being rebuilt, so that a list read earlier can't bring
 	// them back; nil afterwards.
 	removed map[types.UID]struct{}
@@ -120,7 +130,10 @@ const (
 	classStarting
 	classHeld
 	classUnusable
+	classCordoned
+	classAway
 	classTerminating
+	classStuck
 	numClasses
 )
 
@@ -131,6 +144,8 @@ type entry struct {
 	dirty   bool // a batch lost it without recycling
 	elem    *list.Element
 	in      *list.List
+	on      *node     // where it is bound to, nil for nowhere
+	landed  NodeState // what its node was when it was bound to it
 }
 
 // NewLedger returns an empty ledger that tells w of changes.
@@ -139,6 +154,7 @@ func NewLedger(w Waker) *Ledger {
 		waker:   w,
 		pools:   map[types.NamespacedName]*pool{},
 		batches: map[types.NamespacedName]*batch{},
+		nodes:   map[string]*node{},
 	}
 }
 
@@ -228,6 +244,7 @@ func (l *Ledger) ObservePod(poolName types.NamespacedName, pod Pod) {
 		before := e.pod
 		p.count(e, -1)
 		e.pod = pod
+		l.bind(p, e, before)
 		changed := worthALook(p.refile(e), before, pod)
 		p.count(e, 1)
 		if h, held := p.holders[pod.Name]; held && visiblyDiffers(before, pod) {
@@ -277,6 +294,7 @@ func (l *Ledger) RemovePod(poolName types.NamespacedName, name string, uid types
 		}
 		p.unlist(e)
 		p.count(e, -1)
+		l.unbind(e)
 		delete(p.pods, name)
 		delete(p.recycling, name)
 		if h, held := p.holders[name]; held {
@@ -349,26 +367,37 @@ func (p *pool) count(e *entry, by int) {
 }
 
 func (p *pool) isUpdated(e *entry) bool {
-	return e.class != classTerminating && e.pod.Revision == p.revision
+	return e.class != classTerminating && e.class != classStuck && e.pod.Revision == p.revision
 }
 
-// classOf is the truth table of what a pod counts as:
+// classOf is the truth table of what a pod counts as; its node is what it was not yet when the pod was bound to it:
 //
-//	| held | retired or terminating | unusable, dirty or left behind | Ready | class       |
-//	| yes  | -                      | -                              | -     | held        |
-//	| no   | yes                    | -                              | -     | terminating |
-//	| no   | no                     | yes                            | -     | unusable    |
-//	| no   | no                     | no                             | yes   | idle        |
-//	| no   | no                     | no                             | no    | starting    |
+//	| held | retired or terminating | unusable, dirty or left behind | its node          | Ready | class       |
+//	| yes  | -                      | -                              | -                 | -     | held        |
+//	| no   | yes                    | -                              | not ready or lost | -     | stuck       |
+//	| no   | yes                    | -                              | other             | -     | terminating |
+//	| no   | no                     | yes                            | -                 | -     | unusable    |
+//	| no   | no                     | no                             | not ready or lost | -     | away        |
+//	| no   | no                     | no                             | cordoned          | -     | cordoned    |
+//	| no   | no                     | no                             | fit               | yes   | idle        |
+//	| no   | no                     | no                             | fit               | no    | starting    |
 func (p *pool) classOf(e *entry) class {
 	_, held := p.holders[e.pod.Name]
+	node := e.nodeState()
 	switch {
 	case held:
 		return classHeld
-	case e.retired, e.pod.State == PodTerminating:
+	case e.retired || e.pod.State == PodTerminating:
+		if node >= NodeNotReady {
+			return classStuck
+		}
 		return classTerminating
 	case e.dirty, e.pod.State == PodUnusable, e.pod.BatchLabel != "":
 		return classUnusable
+	case node >= NodeNotReady:
+		return classAway
+	case node == NodeCordoned:
+		return classCordoned
 	case e.pod.State == PodReady:
 		return classIdle
 	default:
@@ -671,7 +700,7 @@ func (l *Ledger) Holdings(name types.NamespacedName, uid types.UID) []Holding {
 	for i, pod := range b.pods {
 		holdings[i].PodName = pod
 		if e, known := b.pool.pods[pod]; known {
-			facts := e.pod
+			facts := e.facts()
 			holdings[i].Pod = &facts
 		}
 	}
@@ -692,8 +721,11 @@ func (l *Ledger) Counts(name types.NamespacedName) Counts {
 		Idle:        p.counts[classIdle],
 		Starting:    p.counts[classStarting],
 		Held:        p.counts[classHeld],
-		Unusable:    p.counts[classUnusable],
-		Terminating: p.counts[classTerminating],
+		Unusable:    p.counts[classUnusable] + p.counts[classCordoned] + p.counts[classAway],
+		Cordoned:    p.counts[classCordoned],
+		Away:        p.counts[classAway],
+		Terminating: p.counts[classTerminating] + p.counts[classStuck],
+		Stuck:       p.counts[classStuck],
 		Waiting:     p.queue.waiting,
 		Updated:     p.updated,
 
@@ -723,13 +755,18 @@ func (l *Ledger) RetireStale(name types.NamespacedName, n int) []Pod {
 
 // startingPods are the starting pods that are wanted, those of an old revision first, then by name.
 func (p *pool) startingPods(wanted func(*entry) bool) []*entry {
-	var starting []*entry
+	return p.podsOf(func(e *entry) bool { return e.class == classStarting && wanted(e) })
+}
+
+// podsOf are the pods that are wanted, those of an old revision first, then by name.
+func (p *pool) podsOf(wanted func(*entry) bool) []*entry {
+	var found []*entry
 	for _, e := range p.pods {
-		if e.class == classStarting && wanted(e) {
-			starting = append(starting, e)
+		if wanted(e) {
+			found = append(found, e)
 		}
 	}
-	slices.SortFunc(starting, func(a, b *entry) int {
+	slices.SortFunc(found, func(a, b *entry) int {
 		if stale := a.pod.Revision != p.revision; stale != (b.pod.Revision != p.revision) {
 			if stale {
 				return -1
@@ -738,7 +775,7 @@ func (p *pool) startingPods(wanted func(*entry) bool) []*entry {
 		}
 		return strings.Compare(a.pod.Name, b.pod.Name)
 	})
-	return starting
+	return found
 }
 
 // youngestFirst are the entries of a list of idle pods, from the one that became idle last.
@@ -750,7 +787,18 @@ func youngestFirst(l *list.List) []*entry {
 	return entries
 }
 
-// RetireUnusable picks every unheld pod that must not be handed out for deletion.
+// RetireStranded is Retire for unheld pods that nothing is wrong with but their node: those on cordoned nodes first, since
+// the deletion of others doesn't land, those of an old revision before others, then by name.
+func (l *Ledger) RetireStranded(name types.NamespacedName, n int) []Pod {
+	return l.retire(name, n, func(p *pool) []*entry {
+		stranded := p.podsOf(func(e *entry) bool { return e.class == classCordoned || e.class == classAway })
+		slices.SortStableFunc(stranded, func(a, b *entry) int { return cmp.Compare(a.class, b.class) })
+		return stranded
+	})
+}
+
+// RetireUnusable picks every unheld pod that must not be handed out for deletion, but for those that only their node keeps
+// from it.
 func (l *Ledger) RetireUnusable(name types.NamespacedName) []Pod {
 	return l.retire(name, -1, func(p *pool) []*entry {
 		var unusable []*entry
@@ -778,9 +826,7 @@ func (l *Ledger) retire(name types.NamespacedName, n int, candidates func(*pool)
 			}
 			e.retired = true
 			p.classify(e)
-			pod := e.pod
-			pod.Dirty = e.dirty
-			pods = append(pods, pod)
+			pods = append(pods, e.facts())
 		}
 	})
 	return pods

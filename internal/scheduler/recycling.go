@@ -28,7 +28,7 @@ func (l *Ledger) Recycling(name types.NamespacedName) []Pod {
 // noteRecycling keeps the set of pods that Recycling returns.
 func (p *pool) noteRecycling(e *entry) {
 	switch {
-	case e.class != classStarting || !e.pod.Recycling:
+	case (e.class != classStarting && e.class != classCordoned) || !e.pod.Recycling:
 		delete(p.recycling, e.pod.Name)
 	case p.recycling == nil:
 		p.recycling = map[string]*entry{e.pod.Name: e}

@@ -202,7 +202,7 @@ func (m *memory) scanned(now time.Time, failing *problem, starting bool) {
 
 // remember takes over what an apply did.
 func (m *memory) remember(obs observed, plan scheduler.CapacityPlan, done applied) {
-	if (done.created > 0 && plan.Create > 0) || (done.deleted > 0 && plan.Delete > 0) {
+	if (done.created > 0 && plan.Create > 0) || (done.deleted > 0 && plan.Delete+plan.DeleteStranded > 0) {
 		m.scaleReason = plan.Reason
 	}
 	switch {
@@ -215,7 +215,7 @@ func (m *memory) remember(obs observed, plan scheduler.CapacityPlan, done applie
 }
 
 func (m *memory) rememberCreates(obs observed, plan scheduler.CapacityPlan, done applied) {
-	wanted := plan.Create > 0 || (plan.Partial && plan.Delete == 0)
+	wanted := plan.Create > 0 || (plan.Partial && plan.Delete+plan.DeleteStranded == 0)
 	m.owed = max(0, m.owed-done.created-done.doubtful)
 	if done.created > 0 || !wanted {
 		m.creates, m.refused = backoff{}, nil
@@ -256,7 +256,7 @@ func (m *memory) wait(obs observed, plan scheduler.CapacityPlan) time.Duration {
 	if plan.Create > 0 || plan.Partial {
 		waits = append(waits, m.creates.at(obs.now).wait, m.endings.at(obs.now).wait)
 	}
-	if plan.Partial && plan.Delete > 0 {
+	if plan.Partial && plan.Delete+plan.DeleteStranded > 0 {
 		waits = append(waits, statusPace)
 	}
 	if m.endings.failing() {
