@@ -6,6 +6,8 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // NodeState is what a node is good for, from best to worst. A node that nobody told the ledger of is fit, so that a
@@ -157,6 +159,21 @@ func (l *Ledger) unbind(e *entry) {
 	delete(n.pods, e)
 	e.on, e.landed = nil, NodeFit
 	l.forgetNode(n)
+}
+
+// Waiting returns the batches in the queue of a pool, in the order they are served.
+func (l *Ledger) Waiting(name types.NamespacedName) []types.NamespacedName {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p, ok := l.pools[name]
+	if !ok {
+		return nil
+	}
+	batches := make([]types.NamespacedName, len(p.queue.demands))
+	for i, d := range p.queue.demands {
+		batches[i] = d.Batch
+	}
+	return batches
 }
 
 func (l *Ledger) node(name string) *node {

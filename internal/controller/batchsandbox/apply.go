@@ -70,6 +70,11 @@ func (r *Reconciler) apply(ctx context.Context, obs *observed, p plan, m *memory
 
 // countLost writes the tries that were lost with their sandboxes, before another sandbox gets the next try.
 func (r *Reconciler) countLost(ctx context.Context, obs *observed, lost []int, m *memory) error {
+	for _, s := range obs.sandboxes {
+		if s.usable() {
+			delete(m.countedLost, s.key()) // its node came back: the next try runs there, and may be lost again
+		}
+	}
 	status := obs.sb.Status.DeepCopy()
 	counted := false
 	for _, index := range lost {
@@ -309,14 +314,18 @@ func (r *Reconciler) settle(ctx context.Context, sb *v1alpha1.BatchSandbox, pods
 	}
 }
 
-// makePods creates what is missing of a batch without pool, deletes what is of no use, and tells the addresses.
+// makePods creates what is missing of a batch without pool, deletes what is of no use, and tells the addresses. A pod on a
+// lost node is deleted before it is replaced, so that it never stands for its index again; the delete lands when its node
+// is back or gone, and until then both may run.
 func (r *Reconciler) makePods(ctx context.Context, obs *observed, p plan, m *memory, out *outcome) error {
 	var errs []error
-	failed := false
+	failed, alive := false, false
 	for _, pod := range p.discard {
 		if pod.DeletionTimestamp == nil {
+			err := r.deletePod(ctx, pod.Namespace, pod.Name, pod.UID)
 			failed = failed || isLost(pod)
-			errs = append(errs, r.deletePod(ctx, pod.Namespace, pod.Name, pod.UID))
+			alive = alive || (err != nil && !isLost(pod))
+			errs = append(errs, err)
 		}
 	}
 	if failed {
@@ -325,7 +334,7 @@ func (r *Reconciler) makePods(ctx context.Context, obs *observed, p plan, m *mem
 	if err := r.writeEndpoints(ctx, obs, m, out); err != nil {
 		return errors.Join(append(errs, err)...)
 	}
-	if len(p.missing) == 0 {
+	if len(p.missing) == 0 || alive { // one on a lost node would stand for its index again when the node is back
 		return errors.Join(errs...)
 	}
 	if wait := m.waitForBackoff(obs.now, obs.sb.Generation); wait > 0 {

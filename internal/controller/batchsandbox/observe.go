@@ -3,6 +3,7 @@
 package batchsandbox
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -53,7 +54,7 @@ type sandbox struct {
 	ip      string
 	node    string
 	ready   bool
-	// lost: there is a name, but the pod is gone, ended, or going.
+	// lost: there is a name, but the pod is gone, ended, or going, or its node is lost.
 	lost bool
 	// gone: lost, and no object of it is left.
 	gone bool
@@ -192,19 +193,32 @@ func (r *Reconciler) observeOwn(ctx context.Context, obs *observed) error {
 		client.MatchingFields{ownerIndex: string(obs.sb.UID)}, client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("list pods of %s: %w", client.ObjectKeyFromObject(obs.sb), err)
 	}
-	obs.sandboxes, obs.surplus = sortOwnPods(pods.Items, obs.replicas())
+	obs.sandboxes, obs.surplus = sortOwnPods(pods.Items, obs.replicas(), r.lostNodes(pods.Items))
 	return nil
 }
 
-// sortOwnPods gives every index its best pod: a living one before a lost one, then a Ready one, then the oldest, then
+// lostNodes are the nodes of these pods that are lost.
+func (r *Reconciler) lostNodes(pods []corev1.Pod) map[string]bool {
+	lost := map[string]bool{}
+	for i := range pods {
+		if node := pods[i].Spec.NodeName; node != "" && r.ledger.NodeState(node) == scheduler.NodeLost {
+			lost[node] = true
+		}
+	}
+	return lost
+}
+
+// sortOwnPods gives every index its best pod: one on a node that is not lost before others, then a living one before a lost one, then a Ready one, then the oldest, then
 // by name. Other pods are surplus, except those on their way out.
-func sortOwnPods(pods []corev1.Pod, replicas int) (sandboxes []sandbox, surplus []*corev1.Pod) {
+func sortOwnPods(pods []corev1.Pod, replicas int, lostNodes map[string]bool) (sandboxes []sandbox, surplus []*corev1.Pod) {
 	sandboxes = make([]sandbox, replicas)
 	sorted := make([]*corev1.Pod, len(pods))
 	for i := range pods {
 		sorted[i] = &pods[i]
 	}
-	slices.SortFunc(sorted, compareOwnPods)
+	slices.SortFunc(sorted, func(a, b *corev1.Pod) int {
+		return cmp.Or(compareBools(lostNodes[a.Spec.NodeName], lostNodes[b.Spec.NodeName]), compareOwnPods(a, b))
+	})
 	for _, pod := range sorted {
 		index, err := strconv.Atoi(pod.Labels[v1alpha1.PodIndexLabel])
 		if err != nil || index < 0 {
@@ -219,6 +233,7 @@ func sortOwnPods(pods []corev1.Pod, replicas int) (sandboxes []sandbox, surplus 
 			surplus = append(surplus, pod)
 		case sandboxes[index].podName == "":
 			sandboxes[index] = sandboxOfPod(pod)
+			sandboxes[index].lost = isLost(pod) || lostNodes[pod.Spec.NodeName]
 		case pod.DeletionTimestamp == nil:
 			surplus = append(surplus, pod)
 		}
