@@ -263,6 +263,7 @@ func TestLedgerNeverGivesAPodTwice(t *testing.T) {
 				pod.ResourceVersion = fmt.Sprint(version)
 				pod.State = rapid.SampledFrom([]PodState{PodStarting, PodReady, PodReady, PodUnusable, PodTerminating}).Draw(t, "state")
 				pod.Revision = rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "revision")
+				pod.Node = rapid.SampledFrom([]string{"", "n1", "n2"}).Draw(t, "node")
 				l.ObservePod(poolP, pod)
 			},
 			"remove": func(t *rapid.T) { l.RemovePod(poolP, podName.Draw(t, "pod"), "") },
@@ -283,12 +284,18 @@ func TestLedgerNeverGivesAPodTwice(t *testing.T) {
 			"retire":   func(t *rapid.T) { l.Retire(poolP, 1) },
 			"unretire": func(t *rapid.T) { l.Unretire(poolP, podName.Draw(t, "pod")) },
 			"revision": func(t *rapid.T) { l.ObservePool(poolP, rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "revision")) },
-			"":         func(t *rapid.T) { mustBeConsistent(t, l) },
+			"node": func(t *rapid.T) {
+				l.ObserveNode(rapid.SampledFrom([]string{"n1", "n2"}).Draw(t, "node"), NodeState(rapid.IntRange(0, int(NodeLost)).Draw(t, "state")))
+			},
+			"node gone":      func(t *rapid.T) { l.ForgetNode(rapid.SampledFrom([]string{"n1", "n2"}).Draw(t, "node")) },
+			"retireStranded": func(*rapid.T) { l.RetireStranded(poolP, 1) },
+			"":               func(t *rapid.T) { mustBeConsistent(t, l) },
 		})
 	})
 }
 
 func mustBeConsistent(t *rapid.T, l *Ledger) {
+	mustKnowItsNodes(t, l)
 	holders := map[string]string{}
 	for name, b := range l.batches {
 		for _, pod := range b.pods {
