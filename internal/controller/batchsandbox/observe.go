@@ -233,7 +233,7 @@ func sortOwnPods(pods []corev1.Pod, replicas int, lostNodes map[string]bool) (sa
 			surplus = append(surplus, pod)
 		case sandboxes[index].podName == "":
 			sandboxes[index] = sandboxOfPod(pod)
-			sandboxes[index].lost = isLost(pod) || lostNodes[pod.Spec.NodeName]
+			sandboxes[index].lost = isLost(pod) || (lostNodes[pod.Spec.NodeName] && !podutil.HasEnded(pod))
 		case pod.DeletionTimestamp == nil:
 			surplus = append(surplus, pod)
 		}
