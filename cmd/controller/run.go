@@ -76,9 +76,11 @@ func run(ctx context.Context, o Options) error {
 	wake := waker{batches: trigger.New(), pools: trigger.New()}
 	runner := batchsandbox.NewRunner(runnerCtx, clock.RealClock{}, wake.WakeBatch, batchsandbox.Dialer())
 	defer runner.Wait()
+	calls := pool.NewCalls(runnerCtx, wake.WakePool, pool.Dialer())
+	defer calls.Wait()
 	defer stopRunner()
 	ledger := scheduler.NewLedger(wake)
-	if err := setup(ctx, mgr, o, parts{ledger: ledger, runner: runner, wake: wake, leads: leads}); err != nil {
+	if err := setup(ctx, mgr, o, parts{ledger: ledger, runner: runner, calls: calls, wake: wake, leads: leads}); err != nil {
 		return err
 	}
 	if err := addChecks(mgr); err != nil {
@@ -102,6 +104,7 @@ func (w waker) WakePool(pool types.NamespacedName)   { w.pools.Wake(pool) }
 type parts struct {
 	ledger *scheduler.Ledger
 	runner *batchsandbox.Runner
+	calls  *pool.Calls
 	wake   waker
 	leads  func() bool
 }
@@ -122,10 +125,13 @@ func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 	}
 	pools := pool.New(pool.Options{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
-		Ledger: p.ledger, Ready: ready, Dial: pool.Dialer(), Suffix: pool.RandomSuffix,
+		Ledger: p.ledger, Ready: ready, Calls: p.calls, Suffix: pool.RandomSuffix,
 	})
 	if err := pools.SetupWithManager(mgr, p.wake.pools, o.Concurrency); err != nil {
 		return fmt.Errorf("set up the pool controller: %w", err)
+	}
+	if err := mgr.Add(batchsandbox.NewPlaces(p.ledger, clock.RealClock{})); err != nil {
+		return fmt.Errorf("set up the places in queues: %w", err)
 	}
 	rebuildNodes, err := watchNodes(ctx, mgr, p)
 	if err != nil {
