@@ -112,9 +112,9 @@ func (s *space) keepPods() {
 	})
 }
 
-func (s *space) nodePool(name string, bufferMin, bufferMax, poolMin, poolMax int32, metadata string) {
+// nodePool makes a pool of pods that run on the nodes of this test alone.
+func (s *space) nodePool(pool *v1alpha1.Pool, metadata string) {
 	s.t.Helper()
-	pool := makePool(name, bufferMin, bufferMax, poolMin, poolMax)
 	pool.Spec.Template = s.nodeTemplate(metadata)
 	s.create(pool)
 }
@@ -194,7 +194,7 @@ func TestPodsOnACordonedNodeAreKeptAndHandedOutWhenItIsUncordoned(t *testing.T) 
 	s := newSpace(t)
 	s.startController("")
 	a := s.addNode("a", 3)
-	s.nodePool("p", 0, 3, 3, 10, "")
+	s.nodePool(makePool("p", 0, 3, 3, 10), "")
 	s.idle("p", 3)
 	warm := s.podsOn(a)
 	s.cordon(a)
@@ -221,7 +221,7 @@ func TestAFullPoolReplacesThePodsOnACordonedNode(t *testing.T) {
 	s := newSpace(t)
 	s.startController("")
 	a := s.addNode("a", 10)
-	s.nodePool("p", 2, 2, 0, 2, "")
+	s.nodePool(makePool("p", 2, 2, 0, 2), "")
 	s.idle("p", 2)
 	b := s.addNode("b", 10)
 	s.cordon(a)
@@ -246,7 +246,7 @@ func TestAFullPoolOnACordonedNodeAloneKeepsItsPodsButOne(t *testing.T) {
 	s := newSpace(t)
 	s.startController("")
 	a := s.addNode("a", 10)
-	s.nodePool("p", 4, 4, 0, 4, "")
+	s.nodePool(makePool("p", 4, 4, 0, 4), "")
 	s.idle("p", 4)
 	s.cordon(a)
 	s.poolIs("p", "says that its pods fail and that nodes are cordoned", func(st v1alpha1.PoolStatus) bool {
@@ -254,7 +254,12 @@ func TestAFullPoolOnACordonedNodeAloneKeepsItsPodsButOne(t *testing.T) {
 		return failing.Status == metav1.ConditionTrue && failing.Reason == "Unschedulable" &&
 			ready.Status == metav1.ConditionFalse && strings.Contains(ready.Message, "3 other pods are cordoned")
 	})
-	time.Sleep(5 * time.Second) // what would go on would have gone on by then
+	// What would go on goes on with the next looks at the pool.
+	for bufferMax := 5; bufferMax < 10; bufferMax++ {
+		pool := s.pool("p")
+		s.patch(pool, fmt.Sprintf(`{"spec":{"capacitySpec":{"bufferMax":%d}}}`, bufferMax))
+		s.poolIs("p", "was looked at again", func(st v1alpha1.PoolStatus) bool { return st.ObservedGeneration >= pool.Generation })
+	}
 	if created, deleted := s.podWrites(); created != 5 || deleted != 1 {
 		t.Errorf("%d pods created and %d deleted, want 5 and 1", created, deleted)
 	}
@@ -267,7 +272,7 @@ func TestASandboxOnANodeThatIsNotReadyForAMinuteIsReplaced(t *testing.T) {
 	s.keepPods()
 	s.startController("")
 	a := s.addNode("a", 1)
-	s.nodePool("p", 0, 1, 1, 4, keptPods)
+	s.nodePool(makePool("p", 0, 1, 1, 4), keptPods)
 	s.idle("p", 1)
 	s.create(makeBatch("b", "p", 1))
 	s.delivered("b", 1)
@@ -307,7 +312,7 @@ func TestASandboxWhoseNodeIsDeletedIsReplacedAtOnce(t *testing.T) {
 	s := newSpace(t)
 	s.startController("")
 	a := s.addNode("a", 1)
-	s.nodePool("p", 0, 1, 1, 4, "")
+	s.nodePool(makePool("p", 0, 1, 1, 4), "")
 	s.idle("p", 1)
 	s.create(makeBatch("b", "p", 1))
 	s.delivered("b", 1)
@@ -327,7 +332,7 @@ func TestABatchOnALostNodeIsDeletedWithoutItsExecutor(t *testing.T) {
 	s.keepPods()
 	s.startController("")
 	a := s.addNode("a", 1)
-	s.nodePool("p", 0, 1, 1, 1, keptPods)
+	s.nodePool(makePool("p", 0, 1, 1, 1), keptPods)
 	s.idle("p", 1)
 	sb := makeBatch("b", "p", 1)
 	sb.Spec.TaskTemplate = &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{Process: v1alpha1.Process{Command: []string{"sleep", "1000"}}}}
@@ -357,7 +362,7 @@ func TestABatchWithoutPoolReplacesItsPodOnALostNodeForGood(t *testing.T) {
 	eventually(t, "replace the pod", func() error {
 		pod := podByIndex(s.pods(), "own", "0")
 		if pod == nil || !strings.HasPrefix(pod.Name, "own-0-") {
-			return fmt.Errorf("pod %v", pod)
+			return fmt.Errorf("no living pod of index 0 but the first, or none at all")
 		}
 		return nil
 	})
@@ -420,7 +425,7 @@ func TestDrainedPodsAreReplaced(t *testing.T) {
 			lose(s, before.Name)
 			eventually(t, "replace the pod of a batch without pool", func() error {
 				if now := podByIndex(s.pods(), "own", "0"); now == nil || now.UID == before.UID {
-					return fmt.Errorf("pod %v", now)
+					return fmt.Errorf("no other pod than %s", before.Name)
 				}
 				return nil
 			})

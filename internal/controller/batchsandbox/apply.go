@@ -131,6 +131,9 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *mem
 		res := r.ledger.Assume(demandOf(obs, p.missing))
 		grants, out.queue = res.Grants, queueStatus(res.Place)
 	}
+	if err := r.giveUpStranded(ctx, obs, m, grants); err != nil {
+		return err
+	}
 	had := slices.Clone(obs.sandboxes)
 	for _, g := range grants {
 		obs.sandboxes[g.Index] = sandboxOf(scheduler.Holding{PodName: g.Pod.Name, Pod: &g.Pod}, obs.sb.Name)

@@ -85,7 +85,20 @@ func TestASandboxOnALostNodeIsReplacedAndItsTryCountedBefore(t *testing.T) {
 			Spec:       corev1.PodSpec{NodeName: "other", Containers: []corev1.Container{{Name: "sandbox"}}}, Status: readyStatus("10.0.0.19"),
 		})
 		w.news()
+		w.onDelete = func() error { return errors.New("not now") }
+		if _, err := w.tryReconcile(); err == nil {
+			t.Error("the failed delete is no error")
+		}
+		w.wantAnnotation(v1alpha1.AllocStatusAnnotation, `{"pods":["p-0"]}`)
+		if c := w.counts(); c.Held != 1 || c.Idle != 1 {
+			t.Errorf("counts %+v: the pod for the replacement must be idle again", c)
+		}
+		w.onDelete = nil
+		w.takeWrites()
 		w.settled()
+		if writes := w.takeWrites(); len(writes) < 2 || writes[0] != "delete p-0" || writes[1] != "patch b" {
+			t.Errorf("writes %v, want the delete before the batch names the pod no more", writes)
+		}
 		w.wantAnnotation(v1alpha1.AllocStatusAnnotation, `{"pods":["p-9"]}`)
 		if diff := cmp.Diff([]v1alpha1.TaskTries{{Index: 0, Lost: 1}}, w.batch().Status.TaskTries); diff != "" {
 			t.Errorf("tries (-want +got):\n%s", diff)
@@ -94,8 +107,29 @@ func TestASandboxOnALostNodeIsReplacedAndItsTryCountedBefore(t *testing.T) {
 			t.Errorf("told %v, want the second try", sets)
 		}
 		w.ledger.ObserveNode("n", scheduler.NodeFit)
-		if got := w.ledger.RetireUnusable(poolKey(w.batch())); len(got) != 1 || got[0].Name != "p-0" {
-			t.Errorf("to be deleted %v, want p-0, which a batch lost", got)
+		if c := w.counts(); c.Idle != 0 {
+			t.Errorf("counts %+v: the lost pod must not be handed on when its node is back", c)
+		}
+	})
+}
+
+func TestALeaderThatIsNoneDeletesNoPodOnALostNode(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.addPool(v1alpha1.RecycleNoop, 1)
+		w.create(pooledBatch(1).Obj())
+		w.settled()
+		w.ledger.ObserveNode("n", scheduler.NodeLost)
+		w.create(&corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "p-9", UID: "uid-p-9", Labels: map[string]string{v1alpha1.PoolNameLabel: "p"}},
+			Spec:       corev1.PodSpec{NodeName: "other", Containers: []corev1.Container{{Name: "sandbox"}}}, Status: readyStatus("10.0.0.19"),
+		})
+		w.news()
+		w.deposed = true
+		if _, err := w.tryReconcile(); !errors.Is(err, errNotLeading) {
+			t.Errorf("error %v, want that it does not lead", err)
+		}
+		if got := w.podNames(); got != "p-0 p-9" {
+			t.Errorf("pods %q, want both", got)
 		}
 	})
 }

@@ -56,6 +56,8 @@ type sandbox struct {
 	ready   bool
 	// lost: there is a name, but the pod is gone, ended, or going, or its node is lost.
 	lost bool
+	// stranded: lost with its node alone. It may still run there, and come back with its node.
+	stranded bool
 	// gone: lost, and no object of it is left.
 	gone bool
 	// recycling: the pod carries the mark of a release that landed, and is no sandbox any more: lost too.
@@ -181,6 +183,7 @@ func sandboxOf(h scheduler.Holding, batch string) sandbox {
 		node:      h.Pod.Node,
 		ready:     h.Pod.State == scheduler.PodReady,
 		lost:      h.Pod.Lost() || h.Pod.Recycling,
+		stranded:  h.Pod.OnLostNode && !h.Pod.Ended && h.Pod.State != scheduler.PodTerminating,
 		recycling: h.Pod.Recycling && !h.Pod.Lost(),
 		labelled:  h.Pod.BatchLabel == batch,
 	}
@@ -195,17 +198,6 @@ func (r *Reconciler) observeOwn(ctx context.Context, obs *observed) error {
 	}
 	obs.sandboxes, obs.surplus = sortOwnPods(pods.Items, obs.replicas(), r.lostNodes(pods.Items))
 	return nil
-}
-
-// lostNodes are the nodes of these pods that are lost.
-func (r *Reconciler) lostNodes(pods []corev1.Pod) map[string]bool {
-	lost := map[string]bool{}
-	for i := range pods {
-		if node := pods[i].Spec.NodeName; node != "" && r.ledger.NodeState(node) == scheduler.NodeLost {
-			lost[node] = true
-		}
-	}
-	return lost
 }
 
 // sortOwnPods gives every index its best pod: one on a node that is not lost before others, then a living one before a lost one, then a Ready one, then the oldest, then
