@@ -188,6 +188,31 @@ func TestEvictedPodsAreReplaced(t *testing.T) {
 	}
 }
 
+func TestNoPodMovesWhileAnythingIsKnownToFail(t *testing.T) {
+	pool := wrappers.MakePool(namespace, "p").Buffer(8, 8).Size(0, 8).Obj()
+	counts := scheduler.Counts{Unusable: 8, Cordoned: 8}
+	tests := map[string]struct {
+		change func(*observed)
+		want   int
+	}{
+		"nothing fails":                     {func(*observed) {}, 2},
+		"a pod can't become ready":          {func(o *observed) { o.failing = &problem{reason: "Unschedulable"} }, 0},
+		"pods end soon after their start":   {func(o *observed) { o.endings.failing = true }, 0},
+		"the API server refused the last":   {func(o *observed) { o.creates.failing = true }, 0},
+		"deletes wait after a failure":      {func(o *observed) { o.deletes.wait = time.Second }, 0},
+		"the template can't be read at all": {func(o *observed) { o.template = nil }, 0},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			obs := observed{template: &corev1.PodTemplateSpec{}, counts: counts}
+			tt.change(&obs)
+			if got := planPool(pool, obs).DeleteStranded; got != tt.want {
+				t.Errorf("%d stranded pods are deleted, want %d", got, tt.want)
+			}
+		})
+	}
+}
+
 func TestStrandedNote(t *testing.T) {
 	cases := map[string]struct {
 		counts scheduler.Counts
