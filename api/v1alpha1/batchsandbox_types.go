@@ -244,7 +244,8 @@ type BatchSandboxStatus struct {
 	// +listMapKey=index
 	TaskTries []TaskTries `json:"taskTries,omitempty"`
 
-	// restarts is the number of times a sandbox container restarted while held. Not counted yet.
+	// restarts is the number of times containers of the batch's sandboxes restarted while it held them, those of the
+	// task-executor and init containers apart. Restarts while no controller runs are not counted.
 	// +optional
 	Restarts int32 `json:"restarts,omitempty"`
 

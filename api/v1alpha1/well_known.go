@@ -21,6 +21,12 @@ const (
 	// pod is never idle.
 	RecyclingAnnotation = "sandbox.opensandbox.io/recycling"
 
+	// AllocReleaseAnnotation and AllocReleasedAnnotation hold {"pods":[...]}: the pods of alloc-status that an older
+	// controller of this API gave back, and those that its pool took back. On: BatchSandbox. Written by older controllers
+	// alone. Read by the batch controller, which deletes such a pod, and removes both with the write that lets the pod go.
+	AllocReleaseAnnotation  = "sandbox.opensandbox.io/alloc-release"
+	AllocReleasedAnnotation = "sandbox.opensandbox.io/alloc-released"
+
 	// TaskFailuresAnnotation counts the holders in a row whose task failed by infrastructure in this pod (StartError,
 	// ExecutorLost): {"count":1,"last":"UID/INDEX"}, with the batch and index of the last one; without it there were none.
 	// At MaxTaskFailures the pod is not recycled but deleted. On: pool pods. Written by the batch controller at release, with

@@ -60,6 +60,9 @@ type Holding struct {
 
 	// Pod is what is known of the pod; nil if the pod is gone or belongs to another batch.
 	Pod *Pod
+
+	// Loss says what was known of a pod that is gone: Pod.Loss at its end.
+	Loss string
 }
 
 // Grant is a pod assumed for an index of a batch.
@@ -115,6 +118,7 @@ type pool struct {
 type holder struct {
 	batch types.NamespacedName
 	index int
+	loss  string // what was known of the pod when it went
 }
 
 type batch struct {
@@ -278,7 +282,7 @@ func (l *Ledger) RefreshPod(poolName types.NamespacedName, pod *corev1.Pod) {
 
 // visiblyDiffers says whether the batch that holds the pod has something to report.
 func visiblyDiffers(a, b Pod) bool {
-	return a.UID != b.UID || a.State != b.State || a.IP != b.IP || a.Node != b.Node || a.Ended != b.Ended || a.BatchLabel != b.BatchLabel
+	return a.UID != b.UID || a.State != b.State || a.IP != b.IP || a.Node != b.Node || a.Ended != b.Ended || a.BatchLabel != b.BatchLabel || a.Restarts != b.Restarts
 }
 
 // ExpectPod counts a pod as starting before its create is sent, so that a lost reply can't make a second one.
@@ -304,6 +308,8 @@ func (l *Ledger) RemovePod(poolName types.NamespacedName, name string, uid types
 		delete(p.pods, name)
 		delete(p.recycling, name)
 		if h, held := p.holders[name]; held {
+			h.loss = e.pod.Loss
+			p.holders[name] = h
 			w.batch(h.batch)
 		}
 		w.pool(p.name)
@@ -737,6 +743,8 @@ func (l *Ledger) Holdings(name types.NamespacedName, uid types.UID) []Holding {
 		if e, known := b.pool.pods[pod]; known {
 			facts := e.facts()
 			holdings[i].Pod = &facts
+		} else if h, held := b.pool.holders[pod]; held {
+			holdings[i].Loss = h.loss
 		}
 	}
 	return holdings

@@ -440,8 +440,9 @@ func mustHaveNews(t *rapid.T, l *Ledger, m *model) {
 		if i > 0 && compareDemands(p.queue.demands[i-1], d) >= 0 {
 			t.Fatalf("%s stands behind %s", d.Batch.Name, p.queue.demands[i-1].Batch.Name)
 		}
-		moves := p.moved && slices.Contains(l.moved, poolP) && len(l.queueMoves) > 0
-		if d.Told != p.queue.place(d) && !moves && !(d.due && m.woken[d.Batch.Name]) {
+		turnComes := p.moved && slices.Contains(l.moved, poolP) && len(l.queueMoves) > 0
+		isWoken := d.due && m.woken[d.Batch.Name]
+		if d.Told != p.queue.place(d) && !turnComes && !isWoken {
 			t.Fatalf("%s tells %+v for ever, and has %+v", d.Batch.Name, d.Told, p.queue.place(d))
 		}
 	}

@@ -115,7 +115,8 @@ func (l *Ledger) leaveQueue(p *pool, batch types.NamespacedName, w *wakes) {
 // they tell it anew. Of a queue that has more of them than its share of n, those go first whose position is most wrong in
 // proportion: to be 100th instead of 120th is news, to be 1000th instead of 1020th is not. What is left is told by the next
 // call; QueueMoves says so. A place that stands still is therefore right in the end, and where every place is right nothing
-// happens.
+// happens. Batches that were woken before and have not asked since count against the share of their queue, so that a
+// controller or an API server that is behind isn't given more to do; but one is woken all the same.
 //
 // It looks at every batch of the queues that changed since the last call, at no other queue, and is to be called some
 // time after QueueMoves, not with every change.
@@ -161,12 +162,16 @@ func compareWrongness(a, b wrongness) int {
 	return cmp.Or(cmp.Compare(b.position, a.position), cmp.Compare(b.waiting, a.waiting))
 }
 
-// mostWrong are the n demands whose place is told most wrongly, the worst first, and of equal ones those further ahead. more
-// says that there are others. Those that were woken before are not counted.
+// mostWrong are the demands whose place is told most wrongly, the worst first, and of equal ones those further ahead: n less
+// those that are due already, but at least 1. more says that there are others.
 func (q *queue) mostWrong(n int) (worst []*Demand, more bool) {
 	found := make([]wrongness, 0, n+1)
+	due := 0
 	for i, d := range q.demands {
 		place := Place{Position: i + 1, Waiting: q.waiting}
+		if d.due {
+			due++
+		}
 		if d.due || d.Told == place {
 			continue
 		}
@@ -181,6 +186,9 @@ func (q *queue) mostWrong(n int) (worst []*Demand, more bool) {
 		if len(found) > n {
 			found, more = found[:n], true
 		}
+	}
+	if most := max(1, n-due); len(found) > most {
+		found, more = found[:most], true
 	}
 	for _, w := range found {
 		worst = append(worst, w.demand)

@@ -8,6 +8,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/utils/podutil"
+	"opensandbox.io/controller/internal/utils/recycling"
 )
 
 // PodState is what a pod of a pool is fit for, held or not.
@@ -20,7 +21,7 @@ const (
 	// PodReady: Ready and has an IP.
 	PodReady
 
-	// PodUnusable: must not be handed out: marked for eviction, ended, or left dirty by a batch.
+	// PodUnusable: must not be handed out: marked for eviction, ended, left dirty by a batch, or on no node for its rules.
 	PodUnusable
 
 	// PodTerminating: being deleted.
@@ -51,6 +52,15 @@ type Pod struct {
 	// Recycling says that the pod carries the mark of being recycled.
 	Recycling bool
 
+	// NoNodeForRules says that the scheduler knows no node for the pod's restart rules: it will do without them.
+	NoNodeForRules bool
+
+	// Loss says why the pod is no sandbox any more, in the words of podutil.Loss; "" if it may be one.
+	Loss string
+
+	// Restarts are those of the sandbox's containers since the pod was made.
+	Restarts int32
+
 	// Ended says that the pod's phase is Failed or Succeeded: it will never run again.
 	Ended bool
 }
@@ -67,7 +77,10 @@ func PodOf(pod *corev1.Pod) Pod {
 		State:           stateOf(pod),
 		BatchLabel:      pod.Labels[v1alpha1.BatchNameLabel],
 		Recycling:       isRecycling(pod),
+		NoNodeForRules:  recycling.NoNodeForRules(pod),
 		Ended:           podutil.HasEnded(pod),
+		Loss:            podutil.Loss(pod),
+		Restarts:        podutil.SandboxRestarts(pod),
 	}
 }
 
@@ -76,7 +89,7 @@ func stateOf(pod *corev1.Pod) PodState {
 	switch {
 	case pod.DeletionTimestamp != nil:
 		return PodTerminating
-	case evict, podutil.HasEnded(pod):
+	case evict, podutil.HasEnded(pod), recycling.NoNodeForRules(pod):
 		return PodUnusable
 	case isRecycling(pod):
 		return PodStarting

@@ -21,9 +21,9 @@ const recycleTime = 5 * time.Second
 // leftProcesses are parts of the command lines of what a user leaves running.
 func leftProcesses() []string { return []string{"sleep 7777", "sleep 8888", "sleep 9999"} }
 
-// restarted is a pool of exactly one pod, which is restarted in place.
+// restarted is a pool of exactly one pod, which is restarted in place, as is the default.
 func (s *space) restarted(name string) string {
-	return strings.Replace(s.onePod(name), "type: Noop", "type: Restart", 1)
+	return strings.Replace(s.onePod(name), "  recycleStrategy: {type: Noop}\n", "", 1)
 }
 
 // again waits until the pool's pod is available, marked no more.
@@ -91,6 +91,10 @@ func TestARecycledPodIsTheSameAndHasNothingOfItsLastUserTenTimesInARow(t *testin
 		}
 	}
 	t.Logf("from the delete to the pod being available again: %s", strings.Join(times, ", "))
+	s.poolIs("one", "has counted them", func(p v1alpha1.PoolStatus) bool { return p.Recycled == 10 && p.Replaced == 0 })
+	if obstacle := s.pool("one").Status.RecycleObstacle; obstacle != "" {
+		t.Errorf("told of an obstacle: %s", obstacle)
+	}
 }
 
 // isClean fails the test for everything the last user left.
@@ -121,7 +125,7 @@ func TestAPodThatCantBeProvenCleanIsReplaced(t *testing.T) {
 	})
 	s.must(s.client.Delete(s.ctx, s.batch("user")))
 	s.podGone(pod.Name)
-	s.poolIs("one", "has a new pod", func(p v1alpha1.PoolStatus) bool { return p.Available == 1 })
+	s.poolIs("one", "has a new pod", func(p v1alpha1.PoolStatus) bool { return p.Available == 1 && p.Replaced == 1 && p.Recycled == 0 })
 	if events := s.kubectl("get", "events", "-o", "custom-columns=:.reason,:.message"); !strings.Contains(events, "/etc/resolv.conf was changed") {
 		t.Errorf("no event says why the pod was replaced:\n%s", events)
 	}

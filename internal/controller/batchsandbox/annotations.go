@@ -57,7 +57,7 @@ func mustJSON(v any) string {
 
 // allocationPatch is the body of the one patch that delivers: finalizers, alloc-status and endpoints together. The
 // resourceVersion makes it fail if anything else changed the batch.
-func allocationPatch(sb *v1alpha1.BatchSandbox, annotations map[string]string, finalizers []string) []byte {
+func allocationPatch(sb *v1alpha1.BatchSandbox, annotations map[string]any, finalizers []string) []byte {
 	metadata := map[string]any{"resourceVersion": sb.ResourceVersion}
 	if len(annotations) > 0 {
 		metadata["annotations"] = annotations

@@ -76,10 +76,10 @@ func TestFormatNeverWritesNull(t *testing.T) {
 }
 
 func TestAllocationPatchGolden(t *testing.T) {
-	annotations := map[string]string{v1alpha1.AllocStatusAnnotation: `{"pods":["a"]}`, v1alpha1.EndpointsAnnotation: `["10.0.0.1"]`}
+	annotations := map[string]any{v1alpha1.AllocStatusAnnotation: `{"pods":["a"]}`, v1alpha1.EndpointsAnnotation: `["10.0.0.1"]`}
 	cases := map[string]struct {
 		have        []string
-		annotations map[string]string
+		annotations map[string]any
 		want        string
 	}{
 		"a delivery writes finalizer and both annotations in one patch": {
@@ -94,7 +94,7 @@ func TestAllocationPatchGolden(t *testing.T) {
 		},
 		"finalizers that are there are not sent": {
 			have:        []string{v1alpha1.PoolAllocationFinalizer},
-			annotations: map[string]string{v1alpha1.EndpointsAnnotation: `[]`},
+			annotations: map[string]any{v1alpha1.EndpointsAnnotation: `[]`},
 			want:        `{"metadata":{"annotations":{"sandbox.opensandbox.io/endpoints":"[]"},"resourceVersion":"7"}}`,
 		},
 	}

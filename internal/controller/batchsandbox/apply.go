@@ -52,12 +52,16 @@ func (o *outcome) retryIn(d time.Duration) {
 // apply carries out a plan. obs follows what it does, so that the status tells of it.
 func (r *Reconciler) apply(ctx context.Context, obs *observed, p plan, m *memory) (outcome, error) {
 	var out outcome
+	if err := r.recordInherited(ctx, obs, m); err != nil {
+		return out, err
+	}
 	if err := r.countLost(ctx, obs, p.lost, m); err != nil {
 		return out, err
 	}
 	var err, releaseErr error
 	out.released, releaseErr = r.release(ctx, obs, p.release)
 	if len(out.released) > 0 {
+		m.losses.released(obs, out.released)
 		r.events.released(obs.sb, len(out.released))
 	}
 	if obs.pooled() {
@@ -70,31 +74,21 @@ func (r *Reconciler) apply(ctx context.Context, obs *observed, p plan, m *memory
 
 // countLost writes the tries that were lost with their sandboxes, before another sandbox gets the next try.
 func (r *Reconciler) countLost(ctx context.Context, obs *observed, lost []int, m *memory) error {
-	for _, s := range obs.sandboxes {
-		if s.usable() {
-			delete(m.countedLost, s.key()) // its node came back: the next try runs there, and may be lost again
+	m.lostTries.count(obs, lost)
+	if missing := m.lostTries.missing(&obs.sb.Status); len(missing) > 0 {
+		status := obs.sb.Status.DeepCopy()
+		for _, index := range missing {
+			setLostTries(status, index, m.lostTries.byIndex[index])
+		}
+		if err := r.patchStatus(ctx, obs, status, m); err != nil {
+			return err
 		}
 	}
-	status := obs.sb.Status.DeepCopy()
-	counted := false
 	for _, index := range lost {
-		pod := obs.sandboxes[index].key()
-		if pod == "" || !m.countedLost[pod] {
-			addLostTry(status, index)
-			m.countedLost[pod] = true
-			counted = true
+		if task := obs.tasks[index]; task.follows() && task.try < tryOf(&obs.sb.Status, index) {
+			r.runner.Forget(obs.sb.UID, index)
+			delete(obs.tasks, index)
 		}
-	}
-	if !counted {
-		return nil
-	}
-	if err := r.patchStatus(ctx, obs, status, m); err != nil {
-		clear(m.countedLost)
-		return err
-	}
-	for _, index := range lost {
-		r.runner.Forget(obs.sb.UID, index)
-		delete(obs.tasks, index)
 	}
 	return nil
 }
@@ -106,16 +100,6 @@ func (s sandbox) key() string {
 		return s.podName
 	}
 	return s.podName + "/" + string(s.podUID)
-}
-
-func addLostTry(status *v1alpha1.BatchSandboxStatus, index int) {
-	for i := range status.TaskTries {
-		if int(status.TaskTries[i].Index) == index {
-			status.TaskTries[i].Lost++
-			return
-		}
-	}
-	status.TaskTries = append(status.TaskTries, v1alpha1.TaskTries{Index: int32(index), Lost: 1}) //nolint:gosec // an index is below replicas, an int32
 }
 
 // allocate asks the ledger for what is missing and writes all that changed in one patch.
@@ -143,7 +127,13 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *mem
 		obs.sandboxes[index] = sandbox{}
 	}
 	before := obs.sb
-	if err := r.writeAllocation(ctx, obs, m, allocationOf(obs.sandboxes, obs.replicas())); err != nil {
+	wanted := allocationOf(obs.sandboxes, obs.replicas())
+	if out.problem = tooLarge(obs, wanted); out.problem != nil && len(grants) > 0 {
+		obs.sandboxes = had
+		r.giveUp(ctx, obs.sb)
+		return nil
+	}
+	if err := r.writeAllocation(ctx, obs, m, wanted); err != nil {
 		obs.sandboxes = had // the status must not tell of what was not written
 		return err
 	}
@@ -154,6 +144,14 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *mem
 		r.events.allocated(obs.sb, len(grants))
 	}
 	return nil
+}
+
+// giveUp gives back what was assumed for a batch, and takes it out of the queue.
+func (r *Reconciler) giveUp(ctx context.Context, sb *v1alpha1.BatchSandbox) {
+	if pods, err := parseAllocStatus(sb); err == nil { // it was read before anything was assumed
+		r.settle(ctx, sb, pods)
+	}
+	r.ledger.LeaveQueue(client.ObjectKeyFromObject(sb))
 }
 
 // putOff says whether a partial delivery comes too soon after the last one.
@@ -213,9 +211,9 @@ func allocationOf(sandboxes []sandbox, replicas int) allocation {
 
 // changedAnnotations are the annotations that differ from an allocation. ok is false where nothing may be written: there is
 // nothing to say yet, or somebody's edit must be repaired first.
-func changedAnnotations(obs *observed, a allocation) (changed map[string]string, ok bool) {
+func changedAnnotations(obs *observed, a allocation) (changed map[string]any, ok bool) {
 	sb := obs.sb
-	changed = map[string]string{}
+	changed = map[string]any{}
 	if obs.pooled() {
 		_, has := sb.Annotations[v1alpha1.AllocStatusAnnotation]
 		current, err := parseAllocStatus(sb)
@@ -224,6 +222,9 @@ func changedAnnotations(obs *observed, a allocation) (changed map[string]string,
 		}
 		if !equalPods(current, a.pods) {
 			changed[v1alpha1.AllocStatusAnnotation] = formatAllocStatus(a.pods)
+			for _, key := range leftoverAnnotations(obs) {
+				changed[key] = nil
+			}
 		}
 	}
 	if value := formatEndpoints(a.ips); sb.Annotations[v1alpha1.EndpointsAnnotation] != value {
@@ -370,6 +371,9 @@ func (r *Reconciler) writeEndpoints(ctx context.Context, obs *observed, m *memor
 		out.retryIn(wait)
 		return nil
 	}
+	if out.problem = tooLarge(obs, a); out.problem != nil {
+		return nil
+	}
 	return r.writeAllocation(ctx, obs, m, a)
 }
 
@@ -396,6 +400,10 @@ func (r *Reconciler) createPods(ctx context.Context, obs *observed, indexes []in
 	if err == nil {
 		m.refusal = nil
 		return nil
+	}
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		m.namespaceGoes = true
+		return errGone
 	}
 	refused := refusalOf(err)
 	if refused == nil {

@@ -80,6 +80,8 @@ type Reconciler struct {
 	ready     <-chan struct{}
 	leads     func() bool
 
+	namespaces *namespaces
+
 	mu       sync.Mutex
 	memories map[types.NamespacedName]*memory
 }
@@ -99,12 +101,16 @@ type memory struct {
 	last *v1alpha1.BatchSandbox
 	// lastStatus is when the status was written last.
 	lastStatus time.Time
+	// namespaceGoes: the batch's namespace is being deleted.
+	namespaceGoes bool
 	// letGo: the pods are given back, and a cache that still shows the finalizers shows the past.
 	letGo bool
 	// lastDelivery is when addresses were written last.
 	lastDelivery time.Time
-	// countedLost are the lost sandboxes whose try is counted.
-	countedLost map[string]bool
+	// lostTries, losses and restarts are what happened to sandboxes and is being counted and told.
+	lostTries lostTries
+	losses    lossMemory
+	restarts  restartMemory
 	// tasks are whether the tasks can be run; they are immutable, but for their number.
 	tasksChecked int
 	tasksProblem *problem
@@ -158,6 +164,7 @@ func New(o Options) (*Reconciler, error) {
 	return &Reconciler{
 		client: o.Client, apiReader: o.APIReader, clock: o.Clock, events: recorder{o.Recorder}, metrics: m,
 		ledger: o.Ledger, runner: o.Runner, ready: o.Ready, leads: o.Leads, memories: map[types.NamespacedName]*memory{},
+		namespaces: &namespaces{reader: o.APIReader, clock: o.Clock},
 	}, nil
 }
 
@@ -281,9 +288,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, err
 	}
 	r.checkTasks(obs, m)
+	m.losses.note(obs)
 	p := makePlan(obs)
 	if p.expired {
 		return ctrl.Result{}, r.expire(ctx, sb)
+	}
+	if r.namespaceGoes(ctx, obs, p, m) {
+		return ctrl.Result{}, nil
 	}
 	out, applyErr := r.apply(ctx, obs, p, m)
 	if errors.Is(applyErr, errNotLeading) {
@@ -293,6 +304,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := errors.Join(applyErr, statusErr); err != nil {
 		return ignoreGone(ignoreConflict(ctrl.Result{}, err))
 	}
+	r.tellMishaps(obs, m)
 	r.forgetReleased(obs)
 	r.dispatch(obs)
 	labelAgain, err := r.label(ctx, obs, m)
@@ -411,6 +423,7 @@ const statusPace = 100 * time.Millisecond
 // most every 100 ms, so that a thousand pods that become Ready cost a few writes. It returns when to look again: after
 // that wait, or at once where ends were recorded that may release sandboxes or start the time to live.
 func (r *Reconciler) report(ctx context.Context, obs *observed, p plan, out outcome, m *memory) (again time.Duration, err error) {
+	m.restarts.note(obs)
 	before, after := obs.sb.Status, batchStatus(obs, p, out)
 	if equality.Semantic.DeepEqual(&before, after) {
 		return 0, nil
@@ -455,7 +468,7 @@ func (r *Reconciler) remember(sb *v1alpha1.BatchSandbox) *memory {
 	name := client.ObjectKeyFromObject(sb)
 	m, ok := r.memories[name]
 	if !ok || m.uid != sb.UID {
-		m = &memory{uid: sb.UID, countedLost: map[string]bool{}, tasksChecked: -1}
+		m = &memory{uid: sb.UID, tasksChecked: -1}
 		r.memories[name] = m
 	}
 	return m

@@ -77,6 +77,43 @@ func TestALabelFollowsTheDelivery(t *testing.T) {
 	})
 }
 
+// Somebody may change a pod at the same moment, such as the garbage collector, without any change that brings the batch back.
+func TestALabelThatMeetsAConflictIsTriedAgain(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.addPool(v1alpha1.RecycleNoop, 1)
+		w.create(pooledBatch(1).Obj())
+		w.reconcile()
+		time.Sleep(labelDelay)
+		w.onPatch = func(_ context.Context, _ client.WithWatch, obj client.Object, _ client.Patch) error {
+			return apierrors.NewConflict(schema.GroupResource{Resource: "pods"}, obj.GetName(), errors.New("changed"))
+		}
+		if res := w.reconcile(); res.RequeueAfter != labelPace {
+			t.Errorf("looks again after %s, want %s", res.RequeueAfter, labelPace)
+		}
+		w.onPatch = nil
+		time.Sleep(labelPace)
+		w.settled()
+		if pod := w.pods()[0]; pod.Labels[v1alpha1.BatchNameLabel] != "b" {
+			t.Errorf("labels %v", pod.Labels)
+		}
+	})
+}
+
+func TestHeldPodsAreLabelledAtOnceWhenTheirPoolGoes(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.addPool(v1alpha1.RecycleNoop, 1)
+		w.create(pooledBatch(1).Obj())
+		w.reconcile()
+		if err := w.client.Delete(t.Context(), wrappers.MakePool(namespace, "p").Obj()); err != nil {
+			t.Fatal(err)
+		}
+		w.reconcile()
+		if pod := w.pods()[0]; pod.Labels[v1alpha1.BatchNameLabel] != "b" || len(pod.OwnerReferences) != 1 {
+			t.Errorf("labels %v, owners %v", pod.Labels, pod.OwnerReferences)
+		}
+	})
+}
+
 func TestAConflictSetsThePodsFreeThatTheBatchDoesNotName(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.addPool(v1alpha1.RecycleNoop, 2)

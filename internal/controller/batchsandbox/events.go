@@ -29,6 +29,18 @@ func (r recorder) released(sb *v1alpha1.BatchSandbox, n int) {
 	r.events.Eventf(sb, nil, corev1.EventTypeNormal, "Released", "Release", "Gave %d sandboxes back", n)
 }
 
+func (r recorder) sandboxesLost(sb *v1alpha1.BatchSandbox, lost []mishap) {
+	if len(lost) > 0 {
+		r.events.Eventf(sb, nil, corev1.EventTypeWarning, "SandboxLost", "Replace", "Lost %s", cut(sentence(lost), maxNote))
+	}
+}
+
+func (r recorder) sandboxesRestarted(sb *v1alpha1.BatchSandbox, restarted []mishap) {
+	if len(restarted) > 0 {
+		r.events.Eventf(sb, nil, corev1.EventTypeWarning, "SandboxRestarted", "Observe", "Containers restarted in %s", cut(sentence(restarted), maxNote))
+	}
+}
+
 // notRecycled tells at the pool, for it is the pool's template that could be changed.
 func (r recorder) notRecycled(pool *v1alpha1.Pool, obstacle string) {
 	r.events.Eventf(pool, nil, corev1.EventTypeWarning, "PodNotRecycled", "Recycle", "%s",

@@ -42,7 +42,8 @@ func (r *Reconciler) label(ctx context.Context, obs *observed, m *memory) (time.
 	if len(todo) == 0 {
 		return 0, nil
 	}
-	if wait := labelDelay - obs.now.Sub(m.lastDelivery); wait > 0 {
+	poolGoes := obs.pool == nil || obs.pool.DeletionTimestamp != nil // perhaps in the foreground, which only owned pods survive
+	if wait := labelDelay - obs.now.Sub(m.lastDelivery); wait > 0 && !poolGoes {
 		return wait, nil
 	}
 	again := time.Duration(0)
@@ -50,7 +51,11 @@ func (r *Reconciler) label(ctx context.Context, obs *observed, m *memory) (time.
 		todo, again = todo[:labelsPerTurn], labelPace
 	}
 	for _, index := range todo {
-		if err := r.labelPod(ctx, obs.sb, index, obs.sandboxes[index]); err != nil {
+		err := r.labelPod(ctx, obs.sb, index, obs.sandboxes[index])
+		switch {
+		case apierrors.IsConflict(err):
+			again = labelPace // not every change of a pod brings its batch back here
+		case err != nil:
 			return 0, err
 		}
 	}
@@ -73,8 +78,8 @@ func (r *Reconciler) labelPod(ctx context.Context, sb *v1alpha1.BatchSandbox, in
 		}),
 	}})
 	err := r.client.Patch(ctx, pod, client.RawPatch(types.MergePatchType, []byte(body)))
-	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		return nil // the pod changed: its event brings the batch back here
+	if apierrors.IsNotFound(err) {
+		return nil // its event brings the batch back here
 	}
 	if err != nil {
 		return fmt.Errorf("label pod %s: %w", s.podName, err)

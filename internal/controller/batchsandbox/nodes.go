@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/podutil"
 )
 
 // A sandbox whose node is lost may still run there: nobody can tell, and nothing is deleted by force, for that would only
@@ -35,6 +36,14 @@ func (r *Reconciler) giveUpStranded(ctx context.Context, obs *observed, m *memor
 		r.ledger.Discard(poolKey(obs.sb), s.podName)
 	}
 	return nil
+}
+
+// lossOf says why a pod of a pool is no sandbox any more, "" if it may be one.
+func lossOf(pod *scheduler.Pod) string {
+	if pod.Loss == "" && pod.OnLostNode {
+		return podutil.LossNodeLost
+	}
+	return pod.Loss
 }
 
 // lostNodes are the nodes of these pods that are lost.

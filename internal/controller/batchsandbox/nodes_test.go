@@ -100,6 +100,9 @@ func TestASandboxOnALostNodeIsReplacedAndItsTryCountedBefore(t *testing.T) {
 			t.Errorf("writes %v, want the delete before the batch names the pod no more", writes)
 		}
 		w.wantAnnotation(v1alpha1.AllocStatusAnnotation, `{"pods":["p-9"]}`)
+		if told := w.toldEvents(); !slices.Contains(told, "SandboxLost") {
+			t.Errorf("told %v, want SandboxLost", told)
+		}
 		if diff := cmp.Diff([]v1alpha1.TaskTries{{Index: 0, Lost: 1}}, w.batch().Status.TaskTries); diff != "" {
 			t.Errorf("tries (-want +got):\n%s", diff)
 		}

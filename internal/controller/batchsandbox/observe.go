@@ -43,6 +43,12 @@ type observed struct {
 	// ends are the tasks that have ended, by index.
 	ends map[int]taskEnd
 
+	// inherits: some of the ends are an older controller's, and stand in no list of the status yet.
+	inherits bool
+
+	// restarts is what status.restarts should be.
+	restarts int32
+
 	// tasks are the states of the tasks that have not, as far as they are known.
 	tasks map[int]taskState
 }
@@ -62,6 +68,12 @@ type sandbox struct {
 	gone bool
 	// recycling: the pod carries the mark of a release that landed, and is no sandbox any more: lost too.
 	recycling bool
+	// givenBack: an older controller gave the pod back and did not get to the end with it: lost too.
+	givenBack bool
+	// why it is lost, in one or two words; "" if it isn't, or if there is nothing to say.
+	why string
+	// restarts are those of the sandbox's containers since the pod was made.
+	restarts int32
 	// labelled: the pod carries the batch's labels.
 	labelled bool
 	// pod is the pod itself, where the batch made it.
@@ -70,6 +82,9 @@ type sandbox struct {
 
 // usable says that the index has a pod that can serve as its sandbox, now or soon.
 func (s sandbox) usable() bool { return s.podName != "" && !s.lost }
+
+// leaving says that the batch made the pod itself and its deletion has begun: nothing is left to be done about it.
+func (s sandbox) leaving() bool { return s.pod != nil && s.pod.DeletionTimestamp != nil }
 
 // problem is a user's mistake, told in a condition and an event.
 type problem struct {
@@ -114,10 +129,15 @@ func (r *Reconciler) observe(ctx context.Context, sb *v1alpha1.BatchSandbox) (*o
 		obs.ends = mergeEnds(sb, states)
 		obs.tasks = states
 	}
-	if !obs.pooled() {
-		return obs, r.observeOwn(ctx, obs)
+	observePods := r.observeOwn
+	if obs.pooled() {
+		observePods = r.observePooled
 	}
-	return obs, r.observePooled(ctx, obs)
+	if err := observePods(ctx, obs); err != nil {
+		return nil, err
+	}
+	inheritEnds(obs)
+	return obs, nil
 }
 
 // observePooled reads the pool and, from the ledger, the pods the batch holds. An alloc-status that differs from the
@@ -146,6 +166,7 @@ func (r *Reconciler) observePooled(ctx context.Context, obs *observed) error {
 		}
 		obs.sandboxes[i] = sandboxOf(h, sb.Name)
 	}
+	observeGivenBack(obs)
 	return nil
 }
 
@@ -174,7 +195,7 @@ func sandboxOf(h scheduler.Holding, batch string) sandbox {
 		return sandbox{}
 	}
 	if h.Pod == nil {
-		return sandbox{podName: h.PodName, lost: true, gone: true}
+		return sandbox{podName: h.PodName, lost: true, gone: true, why: cmp.Or(h.Loss, podutil.LossDeleted)}
 	}
 	return sandbox{
 		podName:   h.PodName,
@@ -186,6 +207,8 @@ func sandboxOf(h scheduler.Holding, batch string) sandbox {
 		stranded:  h.Pod.OnLostNode && !h.Pod.Ended && h.Pod.State != scheduler.PodTerminating,
 		recycling: h.Pod.Recycling && !h.Pod.Lost(),
 		labelled:  h.Pod.BatchLabel == batch,
+		why:       lossOf(h.Pod),
+		restarts:  h.Pod.Restarts,
 	}
 }
 
@@ -225,7 +248,10 @@ func sortOwnPods(pods []corev1.Pod, replicas int, lostNodes map[string]bool) (sa
 			surplus = append(surplus, pod)
 		case sandboxes[index].podName == "":
 			sandboxes[index] = sandboxOfPod(pod)
-			sandboxes[index].lost = isLost(pod) || (lostNodes[pod.Spec.NodeName] && !podutil.HasEnded(pod))
+			if lostNodes[pod.Spec.NodeName] && !podutil.HasEnded(pod) {
+				sandboxes[index].lost = true
+				sandboxes[index].why = cmp.Or(sandboxes[index].why, podutil.LossNodeLost)
+			}
 		case pod.DeletionTimestamp == nil:
 			surplus = append(surplus, pod)
 		}
@@ -242,6 +268,8 @@ func sandboxOfPod(pod *corev1.Pod) sandbox {
 		ready:    podutil.IsReady(pod),
 		lost:     isLost(pod),
 		labelled: true,
+		why:      podutil.Loss(pod),
+		restarts: podutil.SandboxRestarts(pod),
 		pod:      pod,
 	}
 }

@@ -47,7 +47,8 @@ func makePlan(obs *observed) plan {
 	}
 	for i, s := range obs.sandboxes {
 		switch {
-		case s.podName != "" && !obs.wanted(i):
+		case !obs.wanted(i) && s.leaving():
+		case s.givenBack, s.podName != "" && !obs.wanted(i):
 			p.release = append(p.release, i)
 		case !obs.wanted(i):
 		case s.usable():

@@ -24,6 +24,7 @@ func batchStatus(obs *observed, p plan, out outcome) *v1alpha1.BatchSandboxStatu
 	status.ObservedGeneration = obs.sb.Generation
 	status.Selector = v1alpha1.BatchNameLabel + "=" + obs.sb.Name
 	status.Queue = out.queue
+	status.Restarts = max(status.Restarts, obs.restarts)
 	count := countSandboxes(obs)
 	count.created = out.created
 	status.Replicas = int32(count.held + out.created) //nolint:gosec // counts of pods

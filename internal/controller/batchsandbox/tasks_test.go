@@ -127,8 +127,8 @@ func TestTryOf(t *testing.T) {
 			t.Errorf("try of index %d is %d, want %d", index, got, want)
 		}
 	}
-	addLostTry(status, 1)
-	addLostTry(status, 0)
+	setLostTries(status, 1, 4)
+	setLostTries(status, 0, 1)
 	want := []v1alpha1.TaskTries{{Index: 1, Failed: 2, Lost: 4}, {Index: 0, Lost: 1}}
 	if diff := cmp.Diff(want, status.TaskTries); diff != "" {
 		t.Errorf("tries (-want +got):\n%s", diff)

@@ -53,5 +53,24 @@ func replicasThatFit(sb *v1alpha1.BatchSandbox) int {
 	return annotationBudget / entry
 }
 
+// tooLarge finds lists that exceed annotationBudget. replicasThatFit reckons with IPv4, and how long IPv6 addresses are is
+// known only when the pods are: then nothing more is delivered, and nothing that was delivered is taken away.
+func tooLarge(obs *observed, a allocation) *problem {
+	const quotes, brackets = len(`"",`), 100
+	size := 0
+	for i, ip := range a.ips {
+		size += len(ip) + quotes
+		if obs.pooled() {
+			size += len(a.pods[i]) + quotes
+		}
+	}
+	if size <= annotationBudget+brackets {
+		return nil
+	}
+	return &problem{v1alpha1.ConditionAllocated, v1alpha1.ReasonTooManyReplicas, fmt.Sprintf(
+		"%d sandboxes with addresses as long as theirs don't fit into this batch: lower replicas to %d, and use several batches",
+		len(a.ips), len(a.ips)*annotationBudget/size)}
+}
+
 // maxIPv4Length is the length of the longest IPv4 address.
 const maxIPv4Length = 15

@@ -6,8 +6,12 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
 
 	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/internal/scheduler"
 	"opensandbox.io/controller/test/wrappers"
 )
 
@@ -77,4 +81,40 @@ func TestReplicasThatFitKeepsTheAnnotationsBelowTheirBudget(t *testing.T) {
 			t.Errorf("problem %v doesn't name the %d that fit", problem, n)
 		}
 	}
+}
+
+// The addresses of a batch are as long as those of the cluster's pods: with IPv6 fewer fit, which is told and not tried.
+func TestLongAddressesThatDoNotFitAreToldAndTakeNothing(t *testing.T) {
+	inWorld(t, func(w *world) {
+		const n = 5500 // fit with IPv4
+		w.create(wrappers.MakePool(namespace, "p").Size(0, 10000).Obj())
+		key := types.NamespacedName{Namespace: namespace, Name: "p"}
+		for i := range n {
+			name := fmt.Sprintf("p-%05d", i)
+			w.ledger.ObservePod(key, scheduler.Pod{
+				Name: name, UID: types.UID(name), IP: fmt.Sprintf("fd00:1234:5678:9abc:def0:1234:5678:%04x", i), State: scheduler.PodReady,
+			})
+		}
+		w.create(pooledBatch(n).Obj())
+		for range 2 {
+			w.reconcile()
+			w.wantCondition(v1alpha1.ConditionAllocated, "False/TooManyReplicas")
+			w.wantAnnotation(v1alpha1.AllocStatusAnnotation, "")
+			if c := w.counts(); c.Idle != n || c.Held != 0 || c.Waiting != 0 {
+				t.Errorf("counts %+v, want every pod idle and nobody waiting", c)
+			}
+			time.Sleep(time.Second)
+		}
+		message := condition(w.batch(), v1alpha1.ConditionAllocated).Message
+		var asked, fits int32
+		if _, err := fmt.Sscanf(message, "%d sandboxes with addresses as long as theirs don't fit into this batch: lower replicas to %d,", &asked, &fits); err != nil {
+			t.Fatalf("message %q: %v", message, err)
+		}
+		w.edit(func(sb *v1alpha1.BatchSandbox) { sb.Spec.Replicas = &fits })
+		w.reconcile()
+		w.wantCondition(v1alpha1.ConditionAllocated, "True/Allocated")
+		if c := w.counts(); c.Held != int(fits) {
+			t.Errorf("counts %+v, want %d held", c, fits)
+		}
+	})
 }

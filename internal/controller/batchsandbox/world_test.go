@@ -53,6 +53,8 @@ type world struct {
 	onCreate func(pod *corev1.Pod) error
 	onDelete func() error
 	onRead   func() error           // reads past the cache
+	onStatus func() error           // writes of the status
+	statusIs func() error           // what the answer to one is, after it has landed
 	cached   *v1alpha1.BatchSandbox // what the cache shows of the batch; nil for the truth
 	scheme   *runtime.Scheme
 }
@@ -162,7 +164,14 @@ func (w *world) calls() interceptor.Funcs {
 			ctx context.Context, c client.Client, sub string, obj client.Object, p client.Patch, o ...client.SubResourcePatchOption,
 		) error {
 			w.wrote("patch "+sub, obj)
-			return c.SubResource(sub).Patch(ctx, obj, p, o...)
+			if w.onStatus != nil {
+				return w.onStatus()
+			}
+			err := c.SubResource(sub).Patch(ctx, obj, p, o...)
+			if err == nil && w.statusIs != nil {
+				err = w.statusIs()
+			}
+			return err
 		},
 	}
 }

@@ -175,11 +175,13 @@ func (r *Reconciler) createPods(ctx context.Context, pool *v1alpha1.Pool, mem *m
 	if len(names) == 0 {
 		return // the next reconcile takes other names
 	}
+	owners := r.secondOwner(ctx, pool, mem)
 	outcomes := make([]outcome, len(names))
 	errs := make([]error, len(names))
 	pods := r.desiredPods(pool, mem, w, names)
 	wantRules := recycling.HasRestartRules(&pods[0].Spec)
 	_, _ = slowstart.Do(ctx, len(names), func(ctx context.Context, i int) error { // errs has the errors
+		pods[i].OwnerReferences = append(pods[i].OwnerReferences, owners...)
 		outcomes[i], errs[i] = r.createPod(ctx, pool, pods[i])
 		return errs[i]
 	})
@@ -196,6 +198,7 @@ func (r *Reconciler) createPods(ctx context.Context, pool *v1alpha1.Pool, mem *m
 			mem.expected[name] = expectation{askAt: now.Add(seenWithin)}
 		case outcomeTaken: // the next reconcile takes another name
 		case outcomeRefused:
+			mem.namespaceGoes = mem.namespaceGoes || apierrors.HasStatusCause(errs[i], corev1.NamespaceTerminatingCause)
 			if done.refused == nil {
 				done.refused = refusalOf(errs[i])
 			}

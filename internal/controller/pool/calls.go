@@ -123,18 +123,6 @@ func (c *Calls) take(pool types.NamespacedName) map[types.UID]answer {
 	return answers
 }
 
-// waitsFor says whether a call of a pod is waiting or in flight.
-func (c *Calls) waitsFor(pool types.NamespacedName, pod types.UID) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	p := c.pools[pool]
-	if p == nil {
-		return false
-	}
-	_, waits := p.pods[pod]
-	return waits
-}
-
 // start starts the calls there is room for, pool by pool. It is called with the lock held.
 func (c *Calls) start() {
 	for c.inFlight < maxCalls && c.ctx.Err() == nil {

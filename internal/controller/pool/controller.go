@@ -33,6 +33,7 @@ import (
 // +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=pools/status,verbs=get;update;patch
 // +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=pools/finalizers,verbs=update
 // +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups="",resources=namespaces,verbs=get
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // Options are what a Reconciler needs; all of it is required.
@@ -134,10 +135,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	pool := &v1alpha1.Pool{}
 	if err := r.client.Get(ctx, req.NamespacedName, pool); err != nil {
 		if apierrors.IsNotFound(err) {
-			r.memories.forget(req.NamespacedName)
-			r.ledger.ForgetPool(req.NamespacedName)
-			r.calls.take(req.NamespacedName)
-			return ctrl.Result{}, nil
+			return r.gone(ctx, req.NamespacedName)
 		}
 		return ctrl.Result{}, fmt.Errorf("get pool %s: %w", req.NamespacedName, err)
 	}
@@ -145,6 +143,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	pool = mem.newest(pool)
 	if !pool.DeletionTimestamp.IsZero() {
 		return r.finalize(ctx, pool, mem)
+	}
+	if mem.namespaceGoes {
+		return ctrl.Result{}, nil
 	}
 	if err := r.ensureFinalizer(ctx, pool, mem); err != nil {
 		return afterConflict(err)
@@ -162,6 +163,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	done := r.apply(ctx, pool, mem, work{template: obs.template, revision: obs.revision, unusable: obs.unusable, plan: plan})
 	done.deleteFailed = done.deleteFailed || updateErr != nil
 	mem.remember(obs, plan, done)
+	if mem.namespaceGoes {
+		return ctrl.Result{}, done.err
+	}
 
 	obs.counts = r.ledger.Counts(req.NamespacedName)
 	wait, statusErr := r.report(ctx, pool, mem, poolStatus(pool, obs, plan, mem.view()))

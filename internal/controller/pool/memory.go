@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -109,10 +110,17 @@ type memory struct {
 	// crashedAt is when a pod of the current revision was last seen to crash again and again.
 	crashedAt time.Time
 
-	// adopted is the hash of the template that the revision of an older controller stands for; "" for none.
-	adopted string
+	// adopted is the hash of the template that the revision adoptedAs stands for, which differs where an older controller
+	// wrote it; both are "" for none.
+	adopted, adoptedAs string
 
 	expected map[string]expectation
+
+	// namespaceGoes: the pool's namespace is being deleted, and nothing new can be made in it.
+	namespaceGoes bool
+
+	// namespace is the second owner of the pool's pods; nil before it was read.
+	namespace *metav1.OwnerReference
 
 	// recycling has the marked pods that nobody holds.
 	recycling map[types.UID]*recycleMemory

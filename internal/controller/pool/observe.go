@@ -76,12 +76,17 @@ func (r *Reconciler) observe(ctx context.Context, pool *v1alpha1.Pool, mem *memo
 	if err == nil {
 		obs.template, obs.revision = template, revisionOf(pool, mem)
 		r.ledger.ObservePool(key, obs.revision)
-		obs.recycleObstacle = recycleObstacle(pool, template, mem.rules)
 	} else if obs.invalid == nil {
 		obs.invalid = &problem{v1alpha1.ReasonInvalidTemplate, err.Error()}
 	}
 
 	obs.unusable = r.observeUnusable(key, obs.deletes)
+	if mem.rules.learn(&pool.Status, obs.now); unplaced(obs.unusable) {
+		mem.rules.lack(notPlaced, obs.now)
+	}
+	if obs.template != nil {
+		obs.recycleObstacle = recycleObstacle(pool, obs.template, mem.rules)
+	}
 	if err := r.observeEndings(ctx, key, mem, obs); err != nil {
 		r.unretire(key, obs.unusable)
 		return observed{}, err

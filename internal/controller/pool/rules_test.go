@@ -6,7 +6,6 @@ import (
 	"context"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -52,7 +51,7 @@ func TestPodsAreMadeWithoutRestartRulesWhereTheAPIServerDoesNotTakeThem(t *testi
 			}
 			want := ""
 			if c.onCreate != nil {
-				want = rulesUnknown
+				want = notTaken
 			}
 			if got := w.pool().Status.RecycleObstacle; got != want {
 				t.Errorf("obstacle %q, want %q", got, want)
@@ -106,32 +105,28 @@ func TestIdlePodsWithoutRestartRulesAreKept(t *testing.T) {
 }
 
 func TestRecycleObstacle(t *testing.T) {
-	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	writable := strings.Replace(restartable, `"image":"i"`, `"image":"i","volumeMounts":[{"name":"v","mountPath":"/v"}]`, 1)
 	for name, c := range map[string]struct {
 		how      v1alpha1.RecycleType
 		template string
 		rules    ruleMemory
-		told     string // in the status before
 		want     string // part of it; "" for none
 	}{
-		"unset, and in nobody's way":                            {"", restartable, ruleMemory{}, "", ""},
-		"Restart, and in nobody's way":                          {v1alpha1.RecycleRestart, restartable, ruleMemory{}, "", ""},
-		"unset, no executor":                                    {"", `{"spec":{"containers":[{"name":"s","image":"i"}]}}`, ruleMemory{}, "", "no container task-executor"},
-		"unset, a writable volume":                              {"", writable, ruleMemory{}, "", "can write to volume v"},
-		"Restart, a writable volume":                            {v1alpha1.RecycleRestart, writable, ruleMemory{}, "", "can write to volume v"},
-		"Delete, a writable volume":                             {v1alpha1.RecycleDelete, writable, ruleMemory{}, "", ""},
-		"Noop, a writable volume":                               {v1alpha1.RecycleNoop, writable, ruleMemory{}, "", ""},
-		"the API server is too old":                             {"", restartable, ruleMemory{lacking: now}, "", rulesUnknown},
-		"the API server was too old, says another controller":   {"", restartable, ruleMemory{}, rulesUnknown, rulesUnknown},
-		"the API server was too old, and is no more":            {"", restartable, ruleMemory{taken: true}, rulesUnknown, ""},
-		"the template had an obstacle, and has it no more":      {"", restartable, ruleMemory{}, "container s can write to volume v", ""},
-		"the API server is too old, and nobody wants a restart": {v1alpha1.RecycleDelete, restartable, ruleMemory{lacking: now}, rulesUnknown, ""},
+		"unset, and in nobody's way":                         {"", restartable, ruleMemory{}, ""},
+		"Restart, and in nobody's way":                       {v1alpha1.RecycleRestart, restartable, ruleMemory{}, ""},
+		"unset, no executor":                                 {"", `{"spec":{"containers":[{"name":"s","image":"i"}]}}`, ruleMemory{}, "no container task-executor"},
+		"unset, a writable volume":                           {"", writable, ruleMemory{}, "can write to volume v"},
+		"Restart, a writable volume":                         {v1alpha1.RecycleRestart, writable, ruleMemory{}, "can write to volume v"},
+		"Delete, a writable volume":                          {v1alpha1.RecycleDelete, writable, ruleMemory{}, ""},
+		"Noop, a writable volume":                            {v1alpha1.RecycleNoop, writable, ruleMemory{}, ""},
+		"the API server is too old":                          {"", restartable, ruleMemory{why: notTaken}, notTaken},
+		"no node is new enough":                              {"", restartable, ruleMemory{why: notPlaced}, notPlaced},
+		"the template is in the way before the cluster":      {"", writable, ruleMemory{why: notPlaced}, "can write to volume v"},
+		"the cluster is too old, and nobody wants a restart": {v1alpha1.RecycleDelete, restartable, ruleMemory{why: notTaken}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pool := wrappers.MakePool(namespace, "p").Template(c.template).Obj()
 			pool.Spec.RecycleStrategy = &v1alpha1.RecycleStrategy{Type: c.how}
-			pool.Status.RecycleObstacle = c.told
 			template, err := podtemplate.Decode(pool.Spec.Template)
 			if err != nil {
 				t.Fatal(err)
@@ -140,5 +135,38 @@ func TestRecycleObstacle(t *testing.T) {
 				t.Errorf("obstacle %q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+// An API server that is newer than every kubelet takes the rules, and the scheduler then finds no node.
+func TestPodsThatNoNodeTakesForTheirRulesAreReplacedByPodsWithout(t *testing.T) {
+	pool := wrappers.MakePool(namespace, "p").Buffer(2, 2).Size(2, 2).Template(restartable).Obj()
+	w := newWorld(t, pool)
+	w.reconcile()
+	w.news()
+	w.setStatus(func(pod *corev1.Pod) {
+		pod.Status.Conditions = []corev1.PodCondition{{
+			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable,
+			Message: "0/20 nodes are available: 20 node(s) didn't match Pod's required features.",
+		}}
+	})
+	w.settled()
+	w.setStatus(w.becomeReady)
+	w.settled()
+	if s := w.pool().Status; w.creates != 4 || w.deletes != 2 || s.Available != 2 || s.RecycleObstacle != notPlaced {
+		t.Errorf("%d creates, %d deletes, status %+v", w.creates, w.deletes, s)
+	}
+	for _, pod := range w.pods() {
+		if len(pod.Spec.Containers[1].RestartPolicyRules) > 0 {
+			t.Errorf("pod %s has rules again", pod.Name)
+		}
+	}
+
+	// The next controller knows.
+	w.r.memories = newMemories()
+	w.edit(func(p *v1alpha1.Pool) { p.Spec.CapacitySpec.PoolMin, p.Spec.CapacitySpec.PoolMax = 3, 3 })
+	w.settled()
+	if pods := w.pods(); len(pods) != 3 || len(pods[2].Spec.Containers[1].RestartPolicyRules) > 0 || w.creates != 5 {
+		t.Errorf("%d pods after %d creates", len(pods), w.creates)
 	}
 }

@@ -4,7 +4,6 @@ package pool
 
 import (
 	"context"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -71,24 +70,16 @@ func updateBudget(pool *v1alpha1.Pool, n scheduler.Counts, owed int) int {
 	return budget
 }
 
-// revisionOf is the revision of the pool's template. It is its hash, but for a pool that an older controller made and
-// settled: there the revision that controller wrote stays the name of this template, so that its idle pods are not replaced.
-// That ends when the template changes, or when the spec changes while no controller runs.
+// revisionOf is the revision of the pool's template. It is its hash, but for a pool that a controller settled that hashes
+// otherwise, an older one: there the revision that controller wrote stays the name of this template, so that its idle pods
+// are not replaced. That ends when the template changes, or when the spec changes while no controller runs.
 func revisionOf(pool *v1alpha1.Pool, mem *memory) string {
 	hash, written := podtemplate.Revision(pool.Spec.Template), pool.Status.Revision
-	if written == "" || sameForm(written, hash) || len(validation.IsValidLabelValue(written)) > 0 {
-		return hash
-	}
-	if pool.Status.ObservedGeneration == pool.Generation {
-		mem.adopted = hash
+	if written != "" && pool.Status.ObservedGeneration == pool.Generation && len(validation.IsValidLabelValue(written)) == 0 {
+		mem.adopted, mem.adoptedAs = hash, written
 	}
 	if mem.adopted == hash {
-		return written
+		return mem.adoptedAs
 	}
 	return hash
-}
-
-// sameForm says whether a revision looks like one of this controller's hashes.
-func sameForm(revision, hash string) bool {
-	return len(revision) == len(hash) && strings.Trim(revision, "0123456789abcdef") == ""
 }

@@ -301,7 +301,7 @@ func TestPodsThatAreGoingTakeRoomUnderPoolMax(t *testing.T) {
 }
 
 func TestPoolOfAnOlderControllerIsAdopted(t *testing.T) {
-	const foreign = "6f9c0d2e"
+	foreign := ""
 	adopted := func(t *testing.T, observedGeneration int64) *world {
 		t.Helper()
 		pool := updatePool(3, 3, 10, "1")
@@ -318,20 +318,34 @@ func TestPoolOfAnOlderControllerIsAdopted(t *testing.T) {
 		}
 		return newWorld(t, pool, pods...)
 	}
-	t.Run("its idle pods are current, also after a restart and an edit of its size", func(t *testing.T) {
+	for _, foreign = range []string{"6f9c0d2e", "0123456789"} { // the second looks like one of ours
+		t.Run("its idle pods are current, also after a restart and an edit of its size: "+foreign, func(t *testing.T) {
+			w := adopted(t, 1)
+			w.updated()
+			w.edit(func(p *v1alpha1.Pool) { p.Spec.CapacitySpec.PoolMax = 12 })
+			w.updated()
+			w.r.memories = newMemories()
+			w.updated()
+			if status := w.pool().Status; w.deletes != 0 || w.creates != 0 || status.Updated != 3 || status.Revision != foreign {
+				t.Errorf("%d deletes, %d creates, status %+v, want none and 3 updated of %s", w.deletes, w.creates, status, foreign)
+			}
+			w.setTemplate(newerTemplate)
+			w.updated()
+			if n := w.ledger.Counts(w.key); n.Updated != 3 || w.deletes != 3 || w.pool().Status.Revision == foreign {
+				t.Errorf("%+v after %d deletes, want 3 updated after 3", n, w.deletes)
+			}
+		})
+	}
+	t.Run("a template that comes back has its own revision", func(t *testing.T) {
 		w := adopted(t, 1)
 		w.updated()
-		w.edit(func(p *v1alpha1.Pool) { p.Spec.CapacitySpec.PoolMax = 12 })
-		w.updated()
-		w.r.memories = newMemories()
-		w.updated()
-		if status := w.pool().Status; w.deletes != 0 || w.creates != 0 || status.Updated != 3 || status.Revision != foreign {
-			t.Errorf("%d deletes, %d creates, status %+v, want none and 3 updated of %s", w.deletes, w.creates, status, foreign)
-		}
 		w.setTemplate(newerTemplate)
 		w.updated()
-		if n := w.ledger.Counts(w.key); n.Updated != 3 || w.deletes != 3 || w.pool().Status.Revision == foreign {
-			t.Errorf("%+v after %d deletes, want 3 updated after 3", n, w.deletes)
+		newer := w.pool().Status.Revision
+		w.edit(func(p *v1alpha1.Pool) { p.Spec.Template = updatePool(3, 3, 10, "1").Spec.Template })
+		w.updated()
+		if status := w.pool().Status; status.Revision == newer || status.Updated != 3 {
+			t.Errorf("status %+v, want another revision than %s", status, newer)
 		}
 	})
 	t.Run("not where its spec changed meanwhile", func(t *testing.T) {

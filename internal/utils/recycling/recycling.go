@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -62,6 +63,20 @@ func RemoveRestartRules(spec *corev1.PodSpec) (removed bool) {
 func HasRestartRules(spec *corev1.PodSpec) bool {
 	executor := podutil.Container(spec, v1alpha1.TaskExecutorContainer)
 	return executor != nil && hasRestartRules(executor)
+}
+
+// lacksFeatures is what the scheduler says of nodes whose kubelet doesn't declare a feature that a pod needs. It has no reason
+// of its own for it.
+const lacksFeatures = "didn't match Pod's required features"
+
+// NoNodeForRules says whether a pod waits for a node that knows restart rules, and there is none.
+func NoNodeForRules(pod *corev1.Pod) bool {
+	if pod.Spec.NodeName != "" || !HasRestartRules(&pod.Spec) {
+		return false
+	}
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && strings.Contains(c.Message, lacksFeatures)
+	})
 }
 
 func restartRule() corev1.ContainerRestartRule {

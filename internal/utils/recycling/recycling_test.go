@@ -256,3 +256,32 @@ func TestAMarkThatProvesNothingIsAnError(t *testing.T) {
 		}
 	}
 }
+
+func TestNoNodeForRules(t *testing.T) {
+	unscheduled := func(message string) func(*corev1.Pod) {
+		return func(pod *corev1.Pod) {
+			pod.Status = corev1.PodStatus{Conditions: []corev1.PodCondition{{
+				Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: message,
+			}}}
+		}
+	}
+	features := unscheduled("0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't match Pod's required features.")
+	for name, c := range map[string]struct {
+		change func(*corev1.Pod)
+		want   bool
+	}{
+		"it runs":                             {func(*corev1.Pod) {}, false},
+		"no node knows the rules":             {features, true},
+		"no node has room":                    {unscheduled("0/3 nodes are available: 3 Insufficient cpu."), false},
+		"no node knows what others need":      {func(p *corev1.Pod) { features(p); RemoveRestartRules(&p.Spec) }, false},
+		"it has a node, which was told later": {func(p *corev1.Pod) { features(p); p.Spec.NodeName = "n" }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := eligible()
+			c.change(pod)
+			if got := NoNodeForRules(pod); got != c.want {
+				t.Errorf("got %t, want %t", got, c.want)
+			}
+		})
+	}
+}
