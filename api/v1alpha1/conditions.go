@@ -119,6 +119,10 @@ const (
 	// ReasonPodsEnded surfaces on PodsFailing when pods of the pool end soon after their start.
 	ReasonPodsEnded = "PodsEnded"
 
+	// ReasonProgressDeadlineExceeded surfaces on PodsFailing when a pod of the pool has been starting for longer than 30 s and
+	// five times what others took, and its status doesn't tell why.
+	ReasonProgressDeadlineExceeded = "ProgressDeadlineExceeded"
+
 	// ReasonPodsHealthy surfaces when no pod of the pool fails to start.
 	ReasonPodsHealthy = "PodsHealthy"
 

@@ -3,6 +3,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"fmt"
 
 	"opensandbox.io/controller/api/v1alpha1"
@@ -24,9 +25,8 @@ const (
 
 // Limits are the bounds of one decision beside the capacity spec.
 type Limits struct {
-	// Target is the buffer that the claims of the near future need (claim rate x start time), in pods. It is
-	// clamped to the band of the spec; 0 means that nothing is predicted.
-	Target int
+	// Forecast gives the buffer that the claims of the near future need. It is clamped to the band of the spec.
+	Forecast Forecast
 
 	// MaxStarting is the greatest number of pods that may start at once. Negative: no limit.
 	MaxStarting int
@@ -37,6 +37,9 @@ type Limits struct {
 	// MaxDelete is the greatest number of pods deleted by this decision. Negative: no limit.
 	MaxDelete int
 
+	// CreatePause and DeletePause say why MaxCreate or MaxDelete is 0, where it is.
+	CreatePause, DeletePause string
+
 	// MaxReplace is the greatest number of pods that may be out of service because of an update (PlanUpdate). 0: none is
 	// replaced.
 	MaxReplace int
@@ -45,8 +48,11 @@ type Limits struct {
 	// favour of others. 0: none is.
 	MaxMove int
 
-	// Owed is the number of pods that an update deleted and that are not made again yet, as Counts.Owed cuts it.
+	// Owed is the number of pods that were deleted to be replaced and that are not made again yet, as Counts.Owed cuts it.
 	Owed int
+
+	// OwedFor says which pods these were.
+	OwedFor string
 }
 
 // CapacityPlan is what to do about the size of a pool. Nothing is created and deleted at once.
@@ -66,7 +72,8 @@ type CapacityPlan struct {
 	// Limited is the bound that leaves the buffer below bufferMin or the pool below poolMin.
 	Limited Limit
 
-	// Reason says in one line why pods are created or deleted; "" if none are.
+	// Reason says in one line why pods are created or deleted, or why none are though the pool has too few or too many; ""
+	// if it has what it needs. Where nothing is done it names no number that drifts with time.
 	Reason string
 }
 
@@ -76,7 +83,7 @@ func (c Counts) Buffer() int { return c.Idle + c.Starting - c.Waiting }
 
 // PlanCapacity decides how many pods a pool makes or deletes.
 //
-//	target = clamp(max(midpoint(bufferMin, bufferMax), predicted), bufferMin, bufferMax)
+//	target = clamp(max(midpoint(bufferMin, bufferMax), claim rate x start time), bufferMin, bufferMax)
 //	buffer = idle + starting - waiting
 //	total  = idle + starting + held + unusable
 //	room   = poolMax - total - terminating
@@ -111,11 +118,12 @@ func PlanCapacity(spec v1alpha1.CapacitySpec, n Counts, l Limits) CapacityPlan {
 	if stranded := strandedSurplus(spec, n); surplus+stranded > 0 {
 		return shrinkage(surplus, stranded, why, l)
 	}
-	need, why := needOf(spec, n, l)
-	plan := growth(spec, n, l, need, why)
-	if move := movable(spec, n, l, need); plan.Create == 0 && move > 0 {
+	missing := needOf(spec, n, l)
+	plan := growth(spec, n, l, missing)
+	if move := movable(spec, n, l, missing.pods); plan.Create == 0 && move > 0 {
 		plan.DeleteStranded = move
-		plan.Reason = fmt.Sprintf("delete %s on cordoned nodes: %s, and poolMax %d leaves no room", pods(move), why, spec.PoolMax)
+		plan.Reason = fmt.Sprintf("delete %s on cordoned nodes: %s%s, and poolMax %d leaves no room",
+			pods(move), missing.why, missing.target, spec.PoolMax)
 	}
 	return plan
 }
@@ -128,8 +136,10 @@ func shrinkage(surplus, stranded int, why string, l Limits) CapacityPlan {
 		plan.Delete = min(surplus, l.MaxDelete-plan.DeleteStranded)
 		plan.Partial = plan.Delete+plan.DeleteStranded < surplus+stranded
 	}
-	if n := plan.Delete + plan.DeleteStranded; n > 0 {
-		plan.Reason = fmt.Sprintf("delete %s: %s", pods(n), why)
+	deleted := plan.Delete + plan.DeleteStranded
+	plan.Reason = fmt.Sprintf("delete %s: %s", pods(deleted), why)
+	if deleted == 0 {
+		plan.Reason += paused(l.DeletePause)
 	}
 	return plan
 }
@@ -171,25 +181,38 @@ func movable(spec v1alpha1.CapacitySpec, n Counts, l Limits, need int) int {
 	return max(0, move)
 }
 
-// needOf is the number of pods that are missing, whatever the bounds, and why.
-func needOf(spec v1alpha1.CapacitySpec, n Counts, l Limits) (int, string) {
+// need is the number of pods that are missing, whatever the bounds, why, and how the number came about.
+type need struct {
+	pods        int
+	why, target string
+}
+
+// needOf says how many pods are missing.
+func needOf(spec v1alpha1.CapacitySpec, n Counts, l Limits) need {
 	bufferMin, bufferMax := int(spec.BufferMin), int(spec.BufferMax)
 	owed := n.Owed(spec, l.Owed)
-	need, why := owed, "in place of pods of an old revision"
+	missing := need{pods: owed, why: "in place of " + cmp.Or(l.OwedFor, "pods that were deleted to be replaced")}
 	if buffer := n.Buffer(); buffer+owed < bufferMin {
-		target := max(bufferMin, min(max((bufferMin+bufferMax)/2, l.Target), bufferMax))
-		need, why = target-buffer, fmt.Sprintf("buffer %d is below bufferMin %d, target is %d", buffer, bufferMin, target)
+		middle, predicted := (bufferMin+bufferMax)/2, l.Forecast.Target()
+		target := max(bufferMin, min(max(middle, predicted), bufferMax))
+		missing = need{
+			pods: target - buffer, why: fmt.Sprintf("buffer %d is below bufferMin %d", buffer, bufferMin),
+			target: fmt.Sprintf(", target is %d", target),
+		}
+		if predicted > max(middle, bufferMin) {
+			missing.target += fmt.Sprintf(" (%s)", l.Forecast)
+		}
 	}
-	if missing := int(spec.PoolMin) - n.Total(); missing > need {
-		need, why = missing, fmt.Sprintf("total %d is below poolMin %d", n.Total(), spec.PoolMin)
+	if short := int(spec.PoolMin) - n.Total(); short > missing.pods {
+		missing = need{pods: short, why: fmt.Sprintf("total %d is below poolMin %d", n.Total(), spec.PoolMin)}
 	}
-	return need, why
+	return missing
 }
 
 // growth cuts what is needed to what the bounds permit.
-func growth(spec v1alpha1.CapacitySpec, n Counts, l Limits, need int, why string) CapacityPlan {
+func growth(spec v1alpha1.CapacitySpec, n Counts, l Limits, missing need) CapacityPlan {
 	plan := CapacityPlan{Limited: LimitNone}
-	if need <= 0 {
+	if missing.pods <= 0 {
 		return plan
 	}
 	room := max(0, int(spec.PoolMax)-n.Total()-n.Terminating)
@@ -199,7 +222,7 @@ func growth(spec v1alpha1.CapacitySpec, n Counts, l Limits, need int, why string
 			bound, limit = starting, LimitStarting
 		}
 	}
-	fits := min(need, bound)
+	fits := min(missing.pods, bound)
 	if n.Buffer()+fits < int(spec.BufferMin) || n.Total()+fits < int(spec.PoolMin) {
 		plan.Limited = limit
 	}
@@ -207,10 +230,23 @@ func growth(spec v1alpha1.CapacitySpec, n Counts, l Limits, need int, why string
 	if l.MaxCreate >= 0 && fits > l.MaxCreate {
 		plan.Create, plan.Partial = l.MaxCreate, true
 	}
-	if plan.Create > 0 {
-		plan.Reason = fmt.Sprintf("create %s: %s%s", pods(plan.Create), why, limitedBy(plan.Limited, spec, l))
+	limited := limitedBy(plan.Limited, spec, l)
+	switch {
+	case plan.Create > 0:
+		plan.Reason = fmt.Sprintf("create %s: %s%s%s", pods(plan.Create), missing.why, missing.target, limited)
+	case plan.Partial:
+		plan.Reason = fmt.Sprintf("create no pods: %s%s", missing.why, paused(l.CreatePause))
+	case limited != "":
+		plan.Reason = fmt.Sprintf("create no pods: %s%s", missing.why, limited)
 	}
 	return plan
+}
+
+func paused(why string) string {
+	if why == "" {
+		return ""
+	}
+	return ", but " + why
 }
 
 func limitedBy(limit Limit, spec v1alpha1.CapacitySpec, l Limits) string {
@@ -225,8 +261,12 @@ func limitedBy(limit Limit, spec v1alpha1.CapacitySpec, l Limits) string {
 }
 
 func pods(n int) string {
-	if n == 1 {
+	switch n {
+	case 0:
+		return "no pods"
+	case 1:
 		return "1 pod"
+	default:
+		return fmt.Sprintf("%d pods", n)
 	}
-	return fmt.Sprintf("%d pods", n)
 }

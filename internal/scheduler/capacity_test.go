@@ -5,6 +5,7 @@ package scheduler
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -52,12 +53,20 @@ func TestPlanCapacity(t *testing.T) {
 			want: CapacityPlan{Create: 1, Limited: LimitNone, Reason: "create 1 pod: buffer 0 is below bufferMin 1, target is 1"},
 		},
 		"a prediction above the middle raises the target": {
-			spec: spec(2, 6, 0, 10), limits: with(func(l *Limits) { l.Target = 5 }),
-			want: CapacityPlan{Create: 5, Limited: LimitNone, Reason: "create 5 pods: buffer 0 is below bufferMin 2, target is 5"},
+			spec: spec(2, 6, 0, 10), limits: with(func(l *Limits) { l.Forecast = Forecast{ClaimRate: 0.5, StartTime: 10 * time.Second} }),
+			want: CapacityPlan{Create: 5, Limited: LimitNone, Reason: "create 5 pods: buffer 0 is below bufferMin 2, target is 5 (0.5 claims/s x 10s to start)"},
+		},
+		"a prediction below the middle changes nothing": {
+			spec: spec(2, 6, 0, 10), limits: with(func(l *Limits) { l.Forecast = Forecast{ClaimRate: 0.3, StartTime: 10 * time.Second} }),
+			want: CapacityPlan{Create: 4, Limited: LimitNone, Reason: "create 4 pods: buffer 0 is below bufferMin 2, target is 4"},
+		},
+		"a prediction makes no pods while the buffer is inside the band": {
+			spec: spec(2, 6, 0, 10), counts: Counts{Idle: 2}, limits: with(func(l *Limits) { l.Forecast = Forecast{ClaimRate: 9, StartTime: time.Minute} }),
+			want: CapacityPlan{Limited: LimitNone},
 		},
 		"a prediction above the band is cut to bufferMax": {
-			spec: spec(2, 6, 0, 10), limits: with(func(l *Limits) { l.Target = 50 }),
-			want: CapacityPlan{Create: 6, Limited: LimitNone, Reason: "create 6 pods: buffer 0 is below bufferMin 2, target is 6"},
+			spec: spec(2, 6, 0, 10), limits: with(func(l *Limits) { l.Forecast = Forecast{ClaimRate: 10, StartTime: 5 * time.Second} }),
+			want: CapacityPlan{Create: 6, Limited: LimitNone, Reason: "create 6 pods: buffer 0 is below bufferMin 2, target is 6 (10 claims/s x 5s to start)"},
 		},
 		"poolMin is reached even where the buffer is full": {
 			spec: spec(0, 1, 5, 10), counts: Counts{Idle: 2}, limits: noLimits,
@@ -72,7 +81,7 @@ func TestPlanCapacity(t *testing.T) {
 		},
 		"pods that are going still take room under poolMax": {
 			spec: spec(2, 2, 0, 3), counts: Counts{Held: 1, Terminating: 2}, limits: noLimits,
-			want: CapacityPlan{Limited: LimitPoolMax},
+			want: CapacityPlan{Limited: LimitPoolMax, Reason: "create no pods: buffer 0 is below bufferMin 2, limited by poolMax 3"},
 		},
 		"poolMax that leaves bufferMin but not the target is no limit worth telling": {
 			spec: spec(1, 5, 0, 2), limits: noLimits,
@@ -87,7 +96,7 @@ func TestPlanCapacity(t *testing.T) {
 		},
 		"more pods start than may after the limit was lowered: none is made": {
 			spec: spec(8, 8, 0, 10), counts: Counts{Starting: 4}, limits: with(func(l *Limits) { l.MaxStarting = 3 }),
-			want: CapacityPlan{Limited: LimitStarting},
+			want: CapacityPlan{Limited: LimitStarting, Reason: "create no pods: buffer 4 is below bufferMin 8, limited to 3 starting at once"},
 		},
 		"a burst is cut, and there is more to do": {
 			spec: spec(8, 8, 0, 10), limits: with(func(l *Limits) { l.MaxCreate = 3 }),
@@ -97,7 +106,19 @@ func TestPlanCapacity(t *testing.T) {
 		},
 		"a burst of none says that something is needed": {
 			spec: spec(1, 1, 0, 10), limits: with(func(l *Limits) { l.MaxCreate = 0 }),
-			want: CapacityPlan{Partial: true, Limited: LimitNone},
+			want: CapacityPlan{Partial: true, Limited: LimitNone, Reason: "create no pods: buffer 0 is below bufferMin 1"},
+		},
+		"a pause of creates says why": {
+			spec: spec(1, 1, 0, 10), limits: with(func(l *Limits) { l.MaxCreate, l.CreatePause = 0, "the API server refuses them" }),
+			want: CapacityPlan{
+				Partial: true, Limited: LimitNone, Reason: "create no pods: buffer 0 is below bufferMin 1, but the API server refuses them",
+			},
+		},
+		"a pause of deletes says why": {
+			spec: spec(0, 1, 0, 10), counts: Counts{Idle: 3}, limits: with(func(l *Limits) { l.MaxDelete, l.DeletePause = 0, "the last ones failed" }),
+			want: CapacityPlan{
+				Partial: true, Limited: LimitNone, Reason: "delete no pods: buffer 3 is above bufferMax 1, but the last ones failed",
+			},
 		},
 		"a buffer above its maximum is cut to it": {
 			spec: spec(1, 3, 0, 10), counts: Counts{Idle: 4, Starting: 1, Held: 2}, limits: noLimits,
@@ -150,7 +171,7 @@ func TestPlanCapacity(t *testing.T) {
 		},
 		"pods on nodes that are not Ready are not deleted for room: they would not go": {
 			spec: spec(2, 2, 0, 4), counts: Counts{Unusable: 4, Away: 4}, limits: with(func(l *Limits) { l.MaxMove = 9 }),
-			want: CapacityPlan{Limited: LimitPoolMax},
+			want: CapacityPlan{Limited: LimitPoolMax, Reason: "create no pods: buffer 0 is below bufferMin 2, limited by poolMax 4"},
 		},
 		"only so many pods move at once": {
 			spec: spec(4, 4, 0, 8), counts: Counts{Starting: 1, Unusable: 7, Cordoned: 7}, limits: with(func(l *Limits) { l.MaxMove = 2 }),
@@ -161,7 +182,7 @@ func TestPlanCapacity(t *testing.T) {
 		},
 		"none moves while none may be made": {
 			spec: spec(4, 4, 0, 4), counts: Counts{Unusable: 4, Cordoned: 4}, limits: with(func(l *Limits) { l.MaxMove, l.MaxCreate = 2, 0 }),
-			want: CapacityPlan{Limited: LimitPoolMax},
+			want: CapacityPlan{Limited: LimitPoolMax, Reason: "create no pods: buffer 0 is below bufferMin 4, limited by poolMax 4"},
 		},
 		"a lowered poolMax deletes stranded pods first": {
 			spec: spec(2, 5, 0, 6), counts: Counts{Idle: 3, Held: 3, Unusable: 1, Away: 1}, limits: noLimits,
@@ -202,8 +223,9 @@ func drawCounts(t *rapid.T) Counts {
 func drawLimits(t *rapid.T) Limits {
 	n := rapid.IntRange(-1, 30)
 	return Limits{
-		Target: rapid.IntRange(0, 100).Draw(t, "target"), MaxStarting: n.Draw(t, "maxStarting"),
-		MaxCreate: n.Draw(t, "maxCreate"), MaxDelete: n.Draw(t, "maxDelete"),
+		Forecast:    Forecast{ClaimRate: rapid.Float64Range(0, 10).Draw(t, "claimRate"), StartTime: 10 * time.Second},
+		MaxStarting: n.Draw(t, "maxStarting"),
+		MaxCreate:   n.Draw(t, "maxCreate"), MaxDelete: n.Draw(t, "maxDelete"),
 		Owed: max(0, n.Draw(t, "owed")), MaxMove: max(0, n.Draw(t, "maxMove")),
 	}
 }
@@ -245,8 +267,8 @@ func brokenRule(c v1alpha1.CapacitySpec, n Counts, l Limits, p CapacityPlan) str
 		return "deletes below poolMin"
 	case p.Delete > 0 && buffer-p.Delete < bufferMax && n.Total()-p.Delete-p.DeleteStranded < poolMax:
 		return "deletes more than is too much"
-	case (p.Create+p.Delete+p.DeleteStranded > 0) != (p.Reason != ""):
-		return "a reason without a deed, or a deed without a reason"
+	case (p.Create > 0 || p.Delete+p.DeleteStranded > 0 || p.Partial || p.Limited != LimitNone) != (p.Reason != ""):
+		return "a reason without a deed or a bound, or one of those without a reason"
 	default:
 		return ""
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -82,7 +83,8 @@ type Result struct {
 }
 
 // Ledger is the index in memory of who holds which pod. It is safe for concurrent use and can be rebuilt from
-// the API server at any time. Every method takes constant time per pod it touches, whatever the pool's size.
+// the API server at any time. Every method takes constant time per pod it touches,
+// whatever the pool's size; for a pod that is starting without trouble it is the logarithm of the number of these.
 type Ledger struct {
 	waker Waker
 
@@ -111,8 +113,14 @@ type pool struct {
 	moved           bool              // it stands in the ledger's list of moved queues
 	holders         map[string]holder // by pod name, also of pods not seen yet
 	recycling       map[string]*entry // unheld pods that carry the mark
-	batches         int               // batches that refer to this pool
-	released        Released          // since they were last taken
+	starting        classSet
+	unusable        classSet
+	starts          startIndex
+	claimed         int             // pods handed out so far
+	started         int             // times a pod of the current revision became Ready
+	startTimes      []time.Duration // of the pods made last, the oldest first
+	batches         int             // batches that refer to this pool
+	released        Released        // since they were last taken
 }
 
 type holder struct {
@@ -151,6 +159,8 @@ type entry struct {
 	class   class
 	retired bool // the pool is deleting it
 	dirty   bool // a batch lost it without recycling
+	fresh   bool // this process made it, and it was not Ready yet
+	start   startPlace
 	elem    *list.Element
 	in      *list.List
 	on      *node     // where it is bound to, nil for nowhere
@@ -248,15 +258,13 @@ func (l *Ledger) ObservePod(poolName types.NamespacedName, pod Pod) {
 		if ok && e.pod.UID == pod.UID && OlderVersion(pod.ResourceVersion, e.pod.ResourceVersion) {
 			return
 		}
-		if ok && e.pod.UID != pod.UID {
-			e.retired, e.dirty = false, false
-		}
 		before := e.pod
 		p.count(e, -1)
-		e.pod = pod
+		e.take(pod)
 		l.bind(p, e, before)
 		changed := worthALook(p.refile(e), before, pod)
 		p.count(e, 1)
+		p.noteStart(e, before)
 		if h, held := p.holders[pod.Name]; held && visiblyDiffers(before, pod) {
 			w.batch(h.batch)
 		}
@@ -264,7 +272,21 @@ func (l *Ledger) ObservePod(poolName types.NamespacedName, pod Pod) {
 			w.pool(p.name)
 			p.wakeHead(w)
 		}
+		if e.class == classStarting && e.pod.Failure != before.Failure {
+			w.pool(p.name)
+		}
 	})
+}
+
+// take takes over news of the pod, or of another one of its name.
+func (e *entry) take(pod Pod) {
+	if e.pod.UID != pod.UID {
+		e.retired, e.dirty = false, false
+		e.fresh = e.fresh && e.pod.UID == "" // the pod that was expected
+	} else {
+		pod.Failure = steady(e.pod, pod)
+	}
+	e.pod = pod
 }
 
 // RefreshPod takes over the answer to a write of a pod, unless the ledger has forgotten the pod meanwhile.
@@ -288,6 +310,11 @@ func visiblyDiffers(a, b Pod) bool {
 // ExpectPod counts a pod as starting before its create is sent, so that a lost reply can't make a second one.
 func (l *Ledger) ExpectPod(poolName types.NamespacedName, name, revision string) {
 	l.ObservePod(poolName, Pod{Name: name, Revision: revision, State: PodStarting})
+	l.locked(func(_ *wakes) {
+		if e, ok := l.pool(poolName).pods[name]; ok && e.pod.UID == "" {
+			e.fresh = true
+		}
+	})
 }
 
 // RemovePod forgets a pod that is gone. With a UID, only the pod of that UID.
@@ -307,6 +334,9 @@ func (l *Ledger) RemovePod(poolName types.NamespacedName, name string, uid types
 		l.unbind(e)
 		delete(p.pods, name)
 		delete(p.recycling, name)
+		delete(p.starting, name)
+		delete(p.unusable, name)
+		p.forgetStarting(e)
 		if h, held := p.holders[name]; held {
 			h.loss = e.pod.Loss
 			p.holders[name] = h
@@ -333,6 +363,9 @@ func (l *Ledger) ObservePool(name types.NamespacedName, revision string) {
 			if e.class == classStarting {
 				p.startingUpdated++
 			}
+		}
+		for _, e := range p.starting {
+			p.noteStarting(e)
 		}
 		p.relist()
 	})
@@ -432,6 +465,11 @@ func (p *pool) refile(e *entry) (changed bool) {
 	changed = now != e.class
 	e.class = now
 	p.noteRecycling(e)
+	p.noteStarting(e)
+	if changed {
+		p.starting.keep(e, now == classStarting)
+		p.unusable.keep(e, now == classUnusable)
+	}
 	if e.in != p.listOf(e) {
 		p.unlist(e)
 		p.enlist(e)
@@ -533,6 +571,7 @@ func (b *batch) grant(d *Demand) []Grant {
 		b.hold(d.Batch, index, e.pod.Name)
 		b.assumed[index] = true
 		p.classify(e)
+		p.claimed++
 		grants = append(grants, Grant{Index: index, Pod: e.pod})
 	}
 	return grants
@@ -783,7 +822,7 @@ func (l *Ledger) Counts(name types.NamespacedName) Counts {
 func (l *Ledger) Retire(name types.NamespacedName, n int) []Pod {
 	return l.retire(name, n, func(p *pool) []*entry {
 		starting := p.startingPods(func(*entry) bool { return true })
-		return append(append(starting, youngestFirst(p.stale)...), youngestFirst(p.idle)...)
+		return append(append(starting, youngestFirst(p.stale, n-len(starting))...), youngestFirst(p.idle, n-len(starting)-p.stale.Len())...)
 	})
 }
 
@@ -792,50 +831,54 @@ func (l *Ledger) Retire(name types.NamespacedName, n int) []Pod {
 func (l *Ledger) RetireStale(name types.NamespacedName, n int) []Pod {
 	return l.retire(name, n, func(p *pool) []*entry {
 		starting := p.startingPods(func(e *entry) bool { return e.pod.Revision != p.revision && e.pod.UID != "" })
-		return append(starting, youngestFirst(p.stale)...)
+		return append(starting, youngestFirst(p.stale, n-len(starting))...)
 	})
 }
 
 // startingPods are the starting pods that are wanted, those of an old revision first, then by name.
 func (p *pool) startingPods(wanted func(*entry) bool) []*entry {
-	return p.podsOf(func(e *entry) bool { return e.class == classStarting && wanted(e) })
-}
-
-// podsOf are the pods that are wanted, those of an old revision first, then by name.
-func (p *pool) podsOf(wanted func(*entry) bool) []*entry {
-	var found []*entry
-	for _, e := range p.pods {
+	var starting []*entry
+	for _, e := range p.starting.byName() {
 		if wanted(e) {
-			found = append(found, e)
+			starting = append(starting, e)
 		}
 	}
-	slices.SortFunc(found, func(a, b *entry) int {
-		if stale := a.pod.Revision != p.revision; stale != (b.pod.Revision != p.revision) {
-			if stale {
-				return -1
-			}
+	slices.SortStableFunc(starting, func(a, b *entry) int {
+		switch stale := a.pod.Revision != p.revision; {
+		case stale == (b.pod.Revision != p.revision):
+			return 0
+		case stale:
+			return -1
+		default:
 			return 1
 		}
-		return strings.Compare(a.pod.Name, b.pod.Name)
 	})
-	return found
+	return starting
 }
 
-// youngestFirst are the entries of a list of idle pods, from the one that became idle last.
-func youngestFirst(l *list.List) []*entry {
-	entries := make([]*entry, 0, l.Len())
-	for elem := l.Back(); elem != nil; elem = elem.Prev() {
+// youngestFirst are at most n entries of a list of idle pods, from the one that became idle last.
+func youngestFirst(l *list.List, n int) []*entry {
+	n = max(0, min(n, l.Len()))
+	entries := make([]*entry, 0, n)
+	for elem := l.Back(); elem != nil && len(entries) < n; elem = elem.Prev() {
 		entries = append(entries, elem.Value.(*entry)) //nolint:forcetypeassert // only entries are put into these lists
 	}
 	return entries
 }
 
 // RetireStranded is Retire for unheld pods that nothing is wrong with but their node: those on cordoned nodes first, since
-// the deletion of others doesn't land, those of an old revision before others, then by name.
+// the deletion of others doesn't land, then by name.
 func (l *Ledger) RetireStranded(name types.NamespacedName, n int) []Pod {
 	return l.retire(name, n, func(p *pool) []*entry {
-		stranded := p.podsOf(func(e *entry) bool { return e.class == classCordoned || e.class == classAway })
-		slices.SortStableFunc(stranded, func(a, b *entry) int { return cmp.Compare(a.class, b.class) })
+		var stranded []*entry
+		for _, e := range p.pods {
+			if e.class == classCordoned || e.class == classAway {
+				stranded = append(stranded, e)
+			}
+		}
+		slices.SortFunc(stranded, func(a, b *entry) int {
+			return cmp.Or(cmp.Compare(a.class, b.class), strings.Compare(a.pod.Name, b.pod.Name))
+		})
 		return stranded
 	})
 }
@@ -843,16 +886,7 @@ func (l *Ledger) RetireStranded(name types.NamespacedName, n int) []Pod {
 // RetireUnusable picks every unheld pod that must not be handed out for deletion, but for those that only their node keeps
 // from it.
 func (l *Ledger) RetireUnusable(name types.NamespacedName) []Pod {
-	return l.retire(name, -1, func(p *pool) []*entry {
-		var unusable []*entry
-		for _, e := range p.pods {
-			if e.class == classUnusable {
-				unusable = append(unusable, e)
-			}
-		}
-		slices.SortFunc(unusable, func(a, b *entry) int { return strings.Compare(a.pod.Name, b.pod.Name) })
-		return unusable
-	})
+	return l.retire(name, -1, func(p *pool) []*entry { return p.unusable.byName() })
 }
 
 // retire marks the first n of the candidates, all of them if n is negative.

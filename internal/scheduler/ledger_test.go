@@ -277,6 +277,7 @@ func ledgerHistory(t *rapid.T) {
 			pod.State = rapid.SampledFrom([]PodState{PodStarting, PodReady, PodReady, PodUnusable, PodTerminating}).Draw(t, "state")
 			pod.Revision = rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "revision")
 			pod.Node = rapid.SampledFrom([]string{"", "n1", "n2"}).Draw(t, "node")
+			drawStart(t, &pod)
 			l.ObservePod(poolP, pod)
 		},
 		"node": func(t *rapid.T) {
@@ -495,6 +496,7 @@ func mustBeConsistent(t *rapid.T, l *Ledger) {
 	if listed := p.idle.Len() + p.stale.Len(); listed != want[classIdle] {
 		t.Fatalf("%d pods in the idle lists, want %d", listed, want[classIdle])
 	}
+	mustIndexStartingPods(t, p)
 	waiting := 0
 	for _, d := range p.queue.demands {
 		waiting += len(d.Missing)

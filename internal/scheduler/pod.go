@@ -3,6 +3,8 @@
 package scheduler
 
 import (
+	"time"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -63,6 +65,15 @@ type Pod struct {
 
 	// Ended says that the pod's phase is Failed or Succeeded: it will never run again.
 	Ended bool
+
+	// Failure is why the pod is not becoming Ready, as far as its status tells.
+	Failure StartFailure
+
+	// Since is since when the pod has been starting; zero if it isn't, or if it was asked to wait.
+	Since time.Time
+
+	// StartTime is how long it took the pod to become Ready; 0 while it isn't.
+	StartTime time.Duration
 }
 
 // PodOf reads the facts the ledger needs from a pod.
@@ -81,6 +92,9 @@ func PodOf(pod *corev1.Pod) Pod {
 		Ended:           podutil.HasEnded(pod),
 		Loss:            podutil.Loss(pod),
 		Restarts:        podutil.SandboxRestarts(pod),
+		Failure:         startFailureOf(pod),
+		Since:           startingSince(pod),
+		StartTime:       startTime(pod),
 	}
 }
 

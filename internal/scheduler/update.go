@@ -48,8 +48,7 @@ func PlanUpdate(spec v1alpha1.CapacitySpec, n Counts, l Limits) UpdatePlan {
 	if l.MaxStarting >= 0 {
 		budget = min(budget, l.MaxStarting)
 	}
-	need, _ := needOf(spec, n, l)
-	short := min(need, max(0, int(spec.PoolMax)-n.Total()))
+	short := min(needOf(spec, n, l).pods, max(0, int(spec.PoolMax)-n.Total()))
 	unavailable := n.Starting - n.StaleStarting + short
 	candidates := n.StaleStarting + min(n.StaleIdle, max(0, n.Idle-n.Waiting))
 	replace := min(candidates, budget-unavailable)

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
@@ -158,10 +160,10 @@ const (
 	// outcomeRefused: the API server says no, and will say so again.
 	outcomeRefused
 
-	// outcomeLost: the pod doesn't exist, for a reason that may go by itself.
+	// outcomeLost: the pod doesn't exist and won't, for a reason that may go by itself.
 	outcomeLost
 
-	// outcomeDoubtful: nobody knows.
+	// outcomeDoubtful: nobody knows, for the create may still land.
 	outcomeDoubtful
 )
 
@@ -207,7 +209,7 @@ func (r *Reconciler) createPods(ctx context.Context, pool *v1alpha1.Pool, mem *m
 		case outcomeDoubtful:
 			done.doubtful++
 			done.failed(errs[i])
-			mem.expected[name] = expectation{askAt: now}
+			mem.expected[name] = expectation{askAt: now.Add(landsWithin), landedBy: now.Add(landsWithin)}
 		}
 	}
 }
@@ -258,11 +260,21 @@ func (r *Reconciler) createPod(ctx context.Context, pool *v1alpha1.Pool, pod *co
 	case result == outcomeTaken:
 		r.ledger.RemovePod(key, name, "")
 		return outcomeTaken, nil
+	case !neverLands(err):
+		r.metrics.count(operationCreate, resultFailed)
+		return outcomeDoubtful, err
 	default:
 		r.metrics.count(operationCreate, resultFailed)
 		r.ledger.RemovePod(key, name, "")
 		return outcomeLost, err
 	}
+}
+
+// neverLands says whether an error tells that the API server has dropped the create, and not only lost the reply: it could
+// not be reached, it had too much to do, its quota or a webhook stood in the way.
+func neverLands(err error) bool {
+	return utilnet.IsConnectionRefused(err) || apierrors.IsTooManyRequests(err) || apierrors.IsConflict(err) ||
+		(apierrors.IsInternalError(err) && strings.Contains(err.Error(), "failed calling webhook"))
 }
 
 // readCreated asks the API server whether a pod exists and is this pool's.
@@ -300,11 +312,15 @@ func (r *Reconciler) settle(ctx context.Context, pool *v1alpha1.Pool, mem *memor
 		}
 		result, err := r.readCreated(ctx, pool, name)
 		if err != nil {
-			mem.expected[name] = expectation{askAt: now.Add(firstWait)}
+			mem.expected[name] = expectation{askAt: now.Add(firstWait), landedBy: mem.expected[name].landedBy}
 			return err
 		}
 		if result == outcomeCreated {
 			mem.expected[name] = expectation{askAt: now.Add(seenWithin)}
+			continue
+		}
+		if by := mem.expected[name].landedBy; result == outcomeLost && now.Before(by) {
+			mem.expected[name] = expectation{askAt: by, landedBy: by}
 			continue
 		}
 		delete(mem.expected, name)

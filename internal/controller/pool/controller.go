@@ -157,12 +157,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, errors.Join(settleErr, recycleErr, err)
 	}
-	updateErr := r.update(ctx, pool, mem, &obs)
+	updateErr := errors.Join(r.update(ctx, pool, mem, &obs), r.repair(ctx, pool, mem, &obs))
 	plan := planPool(pool, obs)
 
 	done := r.apply(ctx, pool, mem, work{template: obs.template, revision: obs.revision, unusable: obs.unusable, plan: plan})
 	done.deleteFailed = done.deleteFailed || updateErr != nil
-	mem.remember(obs, plan, done)
+	mem.remember(pool, obs, plan, done)
 	if mem.namespaceGoes {
 		return ctrl.Result{}, done.err
 	}
@@ -181,7 +181,7 @@ func (r *Reconciler) finalize(ctx context.Context, pool *v1alpha1.Pool, mem *mem
 	obs := r.observeDeletion(pool, mem)
 	plan := planDeletion(obs)
 	done := r.apply(ctx, pool, mem, work{unusable: obs.unusable, plan: plan})
-	mem.remember(obs, plan, done)
+	mem.remember(pool, obs, plan, done)
 	if done.err != nil {
 		return ctrl.Result{}, done.err
 	}

@@ -5,8 +5,11 @@ package pool
 import (
 	"context"
 	"errors"
-	"fmt"
+	"net"
+	"net/url"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -108,26 +111,54 @@ func TestLostReplyIsSettledByARead(t *testing.T) {
 			t.Errorf("pods %q, want %q", got, want)
 		}
 	})
-	t.Run("the pod isn't there: it is made again, after a wait", func(t *testing.T) {
-		w := newWorld(t, wrappers.MakePool(namespace, "p").Buffer(1, 1).Obj())
-		w.onCreate = func(context.Context, client.WithWatch, *corev1.Pod) error { return timeout }
-		if _, err := w.tryReconcile(); !apierrors.IsTimeout(err) {
-			t.Fatalf("reconcile: %v, want the timeout", err)
-		}
-		if n := w.ledger.Counts(w.key); n.Starting != 0 {
-			t.Errorf("the ledger still counts the pod: %+v", n)
-		}
-		w.onCreate = nil
-		if res := w.reconcile(); w.creates != 1 || res.RequeueAfter != firstWait {
-			t.Errorf("%d creates and %+v at once, want 1 and a wait of %v", w.creates, res, firstWait)
-		}
-		w.after(firstWait)
-		w.settled()
-		if got, want := w.podNames(), "p-00002"; got != want {
-			t.Errorf("pods %q, want %q", got, want)
+	t.Run("the create was dropped: the pod is made again, after a wait", func(t *testing.T) {
+		for name, dropped := range map[string]error{
+			"too much to do": apierrors.NewTooManyRequests("later", 1),
+			"a quota":        apierrors.NewConflict(corev1.Resource("resourcequotas"), "ten", errors.New("the object has been modified")),
+			"a webhook":      apierrors.NewInternalError(errors.New("failed calling webhook \"w\"")),
+			"not reached":    &url.Error{Op: "Post", Err: &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}},
+		} {
+			w := newWorld(t, wrappers.MakePool(namespace, "p").Buffer(1, 1).Obj())
+			w.onCreate = func(context.Context, client.WithWatch, *corev1.Pod) error { return dropped }
+			_, _ = w.tryReconcile() // a conflict is none of the user's business
+			if n := w.ledger.Counts(w.key); n.Starting != 0 {
+				t.Errorf("%s: the ledger still counts the pod: %+v", name, n)
+			}
+			w.onCreate = nil
+			if res := w.reconcile(); w.creates != 1 || res.RequeueAfter != firstWait {
+				t.Errorf("%s: %d creates and %+v at once, want 1 and a wait of %v", name, w.creates, res, firstWait)
+			}
+			w.after(firstWait)
+			w.settled()
+			if got, want := w.podNames(), "p-00002"; got != want {
+				t.Errorf("%s: pods %q, want %q", name, got, want)
+			}
 		}
 	})
-	t.Run("the read fails too: the pod stays expected until a read answers", func(t *testing.T) {
+	t.Run("it can't be told: the pod counts for a minute, and is then made again", func(t *testing.T) {
+		for name, read := range map[string]func() error{
+			"the API server doesn't know it": nil,
+			"the read fails too":             func() error { return timeout },
+		} {
+			w := newWorld(t, wrappers.MakePool(namespace, "p").Buffer(1, 1).Obj())
+			w.onCreate = func(context.Context, client.WithWatch, *corev1.Pod) error { return timeout }
+			w.onRead = read
+			if _, err := w.tryReconcile(); !apierrors.IsTimeout(err) {
+				t.Fatalf("%s: reconcile: %v, want the timeout", name, err)
+			}
+			w.onCreate, w.onRead = nil, nil
+			res := w.reconcile()
+			if n := w.ledger.Counts(w.key); n.Starting != 1 || w.creates != 1 || res.RequeueAfter != landsWithin {
+				t.Errorf("%s: %d creates, %+v and a wait of %v, want 1, 1 starting and %v", name, w.creates, n, res.RequeueAfter, landsWithin)
+			}
+			w.after(landsWithin)
+			w.settled()
+			if got, want := w.podNames(), "p-00002"; got != want {
+				t.Errorf("%s: pods %q, want %q", name, got, want)
+			}
+		}
+	})
+	t.Run("nobody can be asked: the pod counts until somebody answers", func(t *testing.T) {
 		w := newWorld(t, wrappers.MakePool(namespace, "p").Buffer(1, 1).Obj())
 		w.onCreate = func(context.Context, client.WithWatch, *corev1.Pod) error { return timeout }
 		w.onRead = func() error { return timeout }
@@ -135,7 +166,7 @@ func TestLostReplyIsSettledByARead(t *testing.T) {
 			if _, err := w.tryReconcile(); err == nil {
 				t.Error("reconcile: no error, want the timeout")
 			}
-			w.after(firstWait)
+			w.after(landsWithin)
 		}
 		if n := w.ledger.Counts(w.key); n.Starting != 1 || w.creates != 1 {
 			t.Errorf("%d creates and %+v, want 1 and 1 starting", w.creates, n)
@@ -146,6 +177,54 @@ func TestLostReplyIsSettledByARead(t *testing.T) {
 			t.Errorf("pods %q, want %q", got, want)
 		}
 	})
+}
+
+func TestCreatesThatLandLateDoNotTakeThePoolAbovePoolMax(t *testing.T) {
+	timeout := apierrors.NewTimeoutError("the reply is lost", 1)
+	for name, tt := range map[string]struct {
+		late     time.Duration
+		wantMost int
+	}{
+		"within the minute a request may take": {landsWithin - time.Second, 3},
+		"after it":                             {landsWithin + time.Second, 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, wrappers.MakePool(namespace, "p").Buffer(3, 3).Size(0, 3).Obj())
+			var lost *corev1.Pod
+			w.onCreate = func(ctx context.Context, c client.WithWatch, pod *corev1.Pod) error {
+				if lost == nil && pod.Name == "p-00001" {
+					lost = pod.DeepCopy()
+					return timeout
+				}
+				return c.Create(ctx, pod)
+			}
+			began, most := w.clock.Now(), 0
+			step := func() {
+				_, _ = w.tryReconcile()
+				w.setStatus(w.becomeReady)
+				most = max(most, len(w.pods()))
+				w.after(time.Second)
+			}
+			for w.clock.Now().Sub(began) < tt.late {
+				step()
+			}
+			if err := w.client.Create(context.Background(), lost); err != nil {
+				t.Fatal(err)
+			}
+			most = max(most, len(w.pods()))
+			w.news()
+			step()
+			if got := len(w.pods()); most != tt.wantMost || got > 3 {
+				t.Errorf("%d pods at most and %d after the next reconcile, want %d and no more than 3", most, got, tt.wantMost)
+			}
+			for range 5 {
+				step()
+			}
+			if n := w.ledger.Counts(w.key); n.Idle != 3 || n.Starting+n.Terminating != 0 {
+				t.Errorf("%+v, want 3 idle", n)
+			}
+		})
+	}
 }
 
 func TestCreatedPodThatNoWatchShowsIsAskedFor(t *testing.T) {
@@ -575,56 +654,6 @@ func TestBrokenTemplateKeepsThePodsThereAre(t *testing.T) {
 	}
 	if status := w.pool().Status; status.Revision != revision || status.Updated != 2 {
 		t.Errorf("revision %q with %d updated pods, want %q with 2", status.Revision, status.Updated, revision)
-	}
-}
-
-func TestPodsThatCanNotStartAreToldAndLeftAlone(t *testing.T) {
-	w := newWorld(t, wrappers.MakePool(namespace, "p").Buffer(3, 3).Obj())
-	w.reconcile()
-	w.told()
-	waiting := func(reason, message string) func(*corev1.Pod) {
-		return func(pod *corev1.Pod) {
-			if pod.Name == "p-00001" {
-				return // this one may yet start
-			}
-			pod.Status = corev1.PodStatus{Phase: corev1.PodPending, ContainerStatuses: []corev1.ContainerStatus{{
-				Name: "sandbox", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}},
-			}}}
-		}
-	}
-	w.setStatus(waiting("ErrImagePull", "no such image"))
-	w.after(scanLast)
-	w.reconcile()
-	want := "True/ErrImagePull pod p-00002: container sandbox: no such image"
-	failing := func() string {
-		c := meta.FindStatusCondition(w.pool().Status.Conditions, v1alpha1.ConditionPodsFailing)
-		return fmt.Sprintf("%s/%s %s", c.Status, c.Reason, c.Message)
-	}
-	if got := failing(); got != want {
-		t.Errorf("PodsFailing is %s, want %s", got, want)
-	}
-	patches := w.patches
-	for range 5 { // the kubelet alternates
-		w.setStatus(waiting("ImagePullBackOff", "back-off pulling image"))
-		w.after(scanLast)
-		if res := w.reconcile(); res.RequeueAfter == 0 || res.RequeueAfter > scanLast {
-			t.Errorf("the next look is after %v, want at most %v", res.RequeueAfter, scanLast)
-		}
-	}
-	if got := failing(); got != want || w.patches != patches {
-		t.Errorf("PodsFailing is %s after %d writes, want %s after none", got, w.patches-patches, want)
-	}
-	if told := w.told(); len(told) != 1 || !strings.HasPrefix(told[0], "Warning PodsFailing ErrImagePull: pod p-00002") {
-		t.Errorf("events %q, want one about p-00002", told)
-	}
-	if w.creates != 3 || w.deletes != 0 {
-		t.Errorf("%d creates and %d deletes, want 3 and none", w.creates, w.deletes)
-	}
-	w.setStatus(func(pod *corev1.Pod) { pod.Status = readyStatus(w.clock.Now()) })
-	w.after(time.Second)
-	w.settled()
-	if got, want := w.condition(v1alpha1.ConditionPodsFailing), "False/PodsHealthy"; got != want {
-		t.Errorf("PodsFailing is %s, want %s", got, want)
 	}
 }
 

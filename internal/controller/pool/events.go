@@ -36,6 +36,10 @@ func updating(n int, why string) message {
 	return message{corev1.EventTypeNormal, "Updating", "Update", fmt.Sprintf("Deleted %s (%s)", count(n, "pod"), why)}
 }
 
+func repairing(pod, why string) message {
+	return message{corev1.EventTypeNormal, "Replacing", "Replace", fmt.Sprintf("Deleted pod %s, which can't start (%s), to make another", pod, why)}
+}
+
 // notRecycled is a warning only where somebody asked for the restart.
 func notRecycled(pool *v1alpha1.Pool, pod, why string) message {
 	kind := corev1.EventTypeNormal

@@ -29,12 +29,11 @@ const (
 	// needed since.
 	quietAfter = 2 * longestWait
 
-	// scanFirst and scanLast bound the time between two looks at starting pods; it doubles from one to the other.
-	scanFirst = time.Second
-	scanLast  = 10 * time.Second
-
 	// seenWithin is how long the news of a created pod may take before the API server is asked about it.
 	seenWithin = 30 * time.Second
+
+	// landsWithin is how long a create may still land after its reply was lost: the API server ends a request after a minute.
+	landsWithin = time.Minute
 )
 
 // backoff counts failures in a row and says when to try again.
@@ -64,7 +63,8 @@ func (b *backoff) at(now time.Time) hold {
 
 // expectation is a pod whose create was sent and that the cache doesn't show yet.
 type expectation struct {
-	askAt time.Time // when to ask the API server about it
+	askAt    time.Time // when to ask the API server about it
+	landedBy time.Time // until when the create may still land, though the API server doesn't know the pod; zero if it has landed
 }
 
 // memory is what is remembered of one pool from one reconcile to the next. All of it may be lost: a new process
@@ -98,16 +98,20 @@ type memory struct {
 	// deletes waits after pods could not be deleted.
 	deletes backoff
 
-	// failing is what the last look at starting pods found; the next is at scanAt.
-	failing   *problem
-	scanAt    time.Time
-	scanEvery time.Duration
+	// failing is what keeps starting pods from becoming Ready; repairs are the pods that were replaced for it.
+	failing *problem
+	repairs repairs
 
-	// owed is the number of pods that an update deleted and that are not made again yet. Lost with the process, it
-	// leaves the buffer that much smaller within its band.
-	owed int
+	// claims is how fast batches take pods.
+	claims scheduler.ClaimRate
 
-	// crashedAt is when a pod of the current revision was last seen to crash again and again.
+	// owed is the number of pods that were deleted to be replaced and that are not made again yet, and owedFor says which.
+	// Lost with the process, it leaves the buffer that much smaller within its band.
+	owed    int
+	owedFor string
+
+	// crashing says whether pods of the current revision crash again and again; crashedAt is when one was last seen to.
+	crashing  bool
 	crashedAt time.Time
 
 	// adopted is the hash of the template that the revision adoptedAs stands for, which differs where an older controller
@@ -152,8 +156,22 @@ func (m *memory) edited(generation int64) {
 	m.creates, m.refused = backoff{}, nil
 	m.forgetEndings()
 	m.deletes = backoff{}
-	m.scanAt, m.scanEvery = time.Time{}, 0
-	m.crashedAt = time.Time{}
+	m.repairs = repairs{}
+	m.crashing, m.crashedAt = false, time.Time{}
+}
+
+// owe notes pods that were deleted to be replaced.
+func (m *memory) owe(n int, what string, obs *observed) {
+	m.owed, m.owedFor = m.owed+n, what
+	obs.owed, obs.owedFor, obs.replaced = m.owed, m.owedFor, true
+}
+
+// noteCrashes takes over how many pods of the current revision crash again and again just now.
+func (m *memory) noteCrashes(n int, now time.Time) {
+	if n > 0 || m.crashing {
+		m.crashedAt = now
+	}
+	m.crashing = n > 0
 }
 
 // crashes is how long an update waits for pods that crashed: between two crashes they may be Ready for a while.
@@ -199,26 +217,10 @@ func (m *memory) observeProbe(probe *corev1.Pod, now time.Time) {
 	}
 }
 
-// scanned notes what a look at starting pods found and plans the next; without starting pods there is none.
-func (m *memory) scanned(now time.Time, failing *problem, starting bool) {
-	changed := (failing == nil) != (m.failing == nil)
-	m.failing = failing
-	switch {
-	case !starting:
-		m.scanAt, m.scanEvery = time.Time{}, 0
-		return
-	case changed || m.scanEvery == 0:
-		m.scanEvery = scanFirst
-	default:
-		m.scanEvery = min(scanLast, 2*m.scanEvery)
-	}
-	m.scanAt = now.Add(m.scanEvery)
-}
-
 // remember takes over what an apply did.
-func (m *memory) remember(obs observed, plan scheduler.CapacityPlan, done applied) {
-	if (done.created > 0 && plan.Create > 0) || (done.deleted > 0 && plan.Delete+plan.DeleteStranded > 0) {
-		m.scaleReason = plan.Reason
+func (m *memory) remember(pool *v1alpha1.Pool, obs observed, plan scheduler.CapacityPlan, done applied) {
+	if reason := scaleReasonOf(pool, obs, plan, done); reason != "" && (done.created+done.deleted > 0 || !obs.replaced) {
+		m.scaleReason = reason
 	}
 	switch {
 	case done.deleteFailed:
@@ -229,9 +231,24 @@ func (m *memory) remember(obs observed, plan scheduler.CapacityPlan, done applie
 	m.rememberCreates(obs, plan, done)
 }
 
+// scaleReasonOf is the decision in words. One that came to nothing reads like the wait that follows it, so that it doesn't
+// alternate between the two.
+func scaleReasonOf(pool *v1alpha1.Pool, obs observed, plan scheduler.CapacityPlan, done applied) string {
+	switch {
+	case plan.Create > 0 && done.created+done.doubtful == 0:
+		obs.creates.wait = firstWait
+	case plan.Delete > 0 && done.deleted == 0 && done.deleteFailed:
+		obs.deletes.wait = firstWait
+	default:
+		return plan.Reason
+	}
+	return planPool(pool, obs).Reason
+}
+
 func (m *memory) rememberCreates(obs observed, plan scheduler.CapacityPlan, done applied) {
 	wanted := plan.Create > 0 || (plan.Partial && plan.Delete+plan.DeleteStranded == 0)
 	m.owed = max(0, m.owed-done.created-done.doubtful)
+	m.repairs.made(done.names)
 	if done.created > 0 || !wanted {
 		m.creates, m.refused = backoff{}, nil
 	}
@@ -267,7 +284,7 @@ type view struct {
 
 // wait is when something is due that no event will tell of; 0 for never.
 func (m *memory) wait(obs observed, plan scheduler.CapacityPlan) time.Duration {
-	waits := []time.Duration{m.deletes.at(obs.now).wait}
+	waits := []time.Duration{m.deletes.at(obs.now).wait, obs.overdueWait, obs.repairWait}
 	if plan.Create > 0 || plan.Partial {
 		waits = append(waits, m.creates.at(obs.now).wait, m.endings.at(obs.now).wait)
 	}
@@ -279,9 +296,6 @@ func (m *memory) wait(obs observed, plan scheduler.CapacityPlan) time.Duration {
 	}
 	if obs.counts.StaleIdle+obs.counts.StaleStarting > 0 {
 		waits = append(waits, m.crashes(obs.now))
-	}
-	if obs.counts.Starting > 0 && !m.scanAt.IsZero() {
-		waits = append(waits, m.scanAt.Sub(obs.now))
 	}
 	for _, e := range m.expected {
 		waits = append(waits, max(firstWait, e.askAt.Sub(obs.now)))

@@ -32,7 +32,7 @@ func (w *world) bindTo(node string) {
 	w.setStatus(w.becomeReady)
 }
 
-func unschedulable(pod *corev1.Pod) {
+func noNodeForIt(pod *corev1.Pod) {
 	if pod.Spec.NodeName == "" {
 		pod.Status = corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{{
 			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: "no node",
@@ -102,7 +102,7 @@ func TestAFullPoolKeepsItsPodsOnACordonedNodeWhileOthersCantStart(t *testing.T) 
 	w.settled()
 	w.ledger.ObserveNode("n", scheduler.NodeCordoned)
 	w.settled()
-	w.setStatus(unschedulable)
+	w.setStatus(noNodeForIt)
 	for range 60 { // 5 minutes
 		w.after(5 * time.Second)
 		w.settled()

@@ -3,10 +3,8 @@
 package pool
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,7 +14,6 @@ import (
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/scheduler"
 	"opensandbox.io/controller/internal/utils/podtemplate"
-	"opensandbox.io/controller/internal/utils/podutil"
 )
 
 // problem is the reason and message of a condition that is not as the user wants it.
@@ -38,8 +35,16 @@ type observed struct {
 
 	counts scheduler.Counts
 
-	// owed is the number of pods that an update deleted and that are not made again yet.
-	owed int
+	// activity is what batches and pods did so far; forecast is what follows for the near future.
+	activity scheduler.Activity
+	forecast scheduler.Forecast
+
+	// owed is the number of pods that were deleted to be replaced and that are not made again yet; owedFor says what for.
+	owed    int
+	owedFor string
+
+	// replaced says that this reconcile deleted pods to replace them.
+	replaced bool
 
 	// unusable pods were taken out of the ledger's hands and are to be deleted.
 	unusable []scheduler.Pod
@@ -52,6 +57,16 @@ type observed struct {
 
 	// failing is what keeps a starting pod from becoming ready; nil if nothing is known to.
 	failing *problem
+
+	// overdueWait is how long until a pod that is starting without a word of trouble will have done so for too long; 0 for
+	// never, or if one has.
+	overdueWait time.Duration
+
+	// candidate is the pod to repair next. repairing says that the last repair is still under way; repairWait is when to
+	// look again for the sake of either, 0 for never.
+	candidate  candidate
+	repairing  bool
+	repairWait time.Duration
 
 	// released is what became of released pods, ever.
 	released scheduler.Released
@@ -93,12 +108,12 @@ func (r *Reconciler) observe(ctx context.Context, pool *v1alpha1.Pool, mem *memo
 	}
 	obs.counts = r.ledger.Counts(key)
 	mem.owed = obs.counts.Owed(pool.Spec.CapacitySpec, mem.owed)
-	obs.owed = mem.owed
-	if err := r.observeStarting(ctx, key, mem, obs); err != nil {
-		r.unretire(key, obs.unusable)
-		return observed{}, err
-	}
-	obs.creates, obs.endings, obs.failing = mem.creates.at(obs.now), mem.endings.at(obs.now), mem.failing
+	obs.owed, obs.owedFor = mem.owed, mem.owedFor
+	obs.activity = r.ledger.Activity(key)
+	mem.claims.Observe(obs.activity.Claimed, obs.now)
+	obs.forecast = scheduler.Forecast{ClaimRate: mem.claims.At(obs.now), StartTime: obs.activity.StartTime}
+	obs.creates, obs.endings = mem.creates.at(obs.now), mem.endings.at(obs.now)
+	r.observeFailing(key, mem, &obs)
 	obs.crashes = mem.crashes(obs.now)
 	return obs, nil
 }
@@ -161,7 +176,7 @@ func (r *Reconciler) noteEndings(ctx context.Context, key client.ObjectKey, mem 
 		if pod != nil && endedEarly(pod, obs.now) {
 			mem.podEnded(pod, obs.now)
 			if updating {
-				mem.owed++
+				mem.owed, mem.owedFor = mem.owed+1, "pods that ended soon after their start"
 			}
 		}
 	}
@@ -172,29 +187,6 @@ func (r *Reconciler) noteEndings(ctx context.Context, key client.ObjectKey, mem 
 // nor does a pod of an older template.
 func tellsOfTemplate(p scheduler.Pod, revision string) bool {
 	return p.Ended && !p.Dirty && p.BatchLabel == "" && p.Revision == revision
-}
-
-// observeStarting looks for what keeps starting pods from becoming ready: at most once a second, and less often
-// the longer they take.
-func (r *Reconciler) observeStarting(ctx context.Context, key client.ObjectKey, mem *memory, obs observed) error {
-	if obs.counts.Starting == 0 {
-		mem.scanned(obs.now, nil, false)
-		return nil
-	}
-	if obs.now.Before(mem.scanAt) {
-		return nil
-	}
-	pods := &corev1.PodList{}
-	err := r.client.List(ctx, pods, client.InNamespace(key.Namespace),
-		client.MatchingLabels{v1alpha1.PoolNameLabel: key.Name}, client.UnsafeDisableDeepCopy)
-	if err != nil {
-		return fmt.Errorf("list pods of pool %s: %w", key, err)
-	}
-	mem.scanned(obs.now, failureOf(pods.Items, mem.failing), true)
-	if anyCrashes(pods.Items, obs.revision) {
-		mem.crashedAt = obs.now
-	}
-	return nil
 }
 
 // cachedPod reads a pod from the cache; nil if it isn't there.
@@ -241,96 +233,4 @@ func endingOf(pod *corev1.Pod) problem {
 		}
 	}
 	return problem{v1alpha1.ReasonPodsEnded, how + "; give the template commands that keep running"}
-}
-
-// failureOf names the first pod, by name, that can't become ready, and why. What was reported before stays while
-// the same pod has the same trouble in other words (an image that can't be pulled alternates between two).
-func failureOf(pods []corev1.Pod, before *problem) *problem {
-	var first *corev1.Pod
-	var failure *problem
-	for i := range pods {
-		pod := &pods[i]
-		if first != nil && cmp.Compare(pod.Name, first.Name) > 0 {
-			continue
-		}
-		if f := startFailure(pod); f != nil {
-			first, failure = pod, f
-		}
-	}
-	if failure != nil && before != nil && sameTrouble(*before, *failure, first.Name) {
-		return before
-	}
-	return failure
-}
-
-func sameTrouble(before, now problem, pod string) bool {
-	pull := []string{"ErrImagePull", "ImagePullBackOff"}
-	return slices.Contains(pull, before.reason) && slices.Contains(pull, now.reason) &&
-		len(before.message) > len(podPrefix(pod)) && before.message[:len(podPrefix(pod))] == podPrefix(pod)
-}
-
-// anyCrashes says whether a pod of this revision that nobody holds crashes again and again.
-func anyCrashes(pods []corev1.Pod, revision string) bool {
-	return slices.ContainsFunc(pods, func(pod corev1.Pod) bool {
-		if pod.Labels[v1alpha1.PoolRevisionLabel] != revision {
-			return false
-		}
-		f := startFailure(&pod)
-		return f != nil && f.reason == crashLoop
-	})
-}
-
-func podPrefix(pod string) string { return "pod " + pod + ": " }
-
-// startFailure says why a pod of the pool that nobody holds is not becoming ready; nil if it may yet.
-func startFailure(pod *corev1.Pod) *problem {
-	_, held := pod.Labels[v1alpha1.BatchNameLabel]
-	_, recycled := pod.Annotations[v1alpha1.RecyclingAnnotation] // its containers end for our sake
-	if held || recycled || pod.DeletionTimestamp != nil || podutil.HasEnded(pod) || podutil.IsReady(pod) {
-		return nil
-	}
-	for i := range pod.Status.Conditions {
-		c := &pod.Status.Conditions[i]
-		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
-			return &problem{c.Reason, podPrefix(pod.Name) + c.Message}
-		}
-	}
-	for _, statuses := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
-		for i := range statuses {
-			if reason, message := containerFailure(&statuses[i]); reason != "" {
-				return &problem{reason, fmt.Sprintf("%scontainer %s: %s", podPrefix(pod.Name), statuses[i].Name, message)}
-			}
-		}
-	}
-	return nil
-}
-
-// crashLoop is the kubelet's word for a container that crashes again and again.
-const crashLoop = "CrashLoopBackOff"
-
-// containerFailure says why a container doesn't run, in the kubelet's word; "" if nothing is wrong.
-func containerFailure(status *corev1.ContainerStatus) (reason, message string) {
-	if w := status.State.Waiting; w != nil {
-		switch w.Reason {
-		case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError",
-			"CreateContainerError", "RunContainerError":
-			return w.Reason, cmp.Or(w.Message, w.Reason)
-		case crashLoop:
-			return crashLoop, crashMessage(status)
-		}
-	}
-	if t := status.State.Terminated; t != nil && t.ExitCode != 0 && status.RestartCount > 0 {
-		return crashLoop, crashMessage(status)
-	}
-	return "", ""
-}
-
-// crashMessage doesn't count restarts nor name the back-off, so that it stays the same while the container does.
-func crashMessage(status *corev1.ContainerStatus) string {
-	for _, t := range []*corev1.ContainerStateTerminated{status.State.Terminated, status.LastTerminationState.Terminated} {
-		if t != nil {
-			return fmt.Sprintf("ends again and again, last with exit code %d (%s)", t.ExitCode, t.Reason)
-		}
-	}
-	return "ends again and again"
 }

@@ -75,20 +75,24 @@ func invalidSpec(format string, args ...any) *problem {
 // is known to fail.
 func planPool(pool *v1alpha1.Pool, obs observed) scheduler.CapacityPlan {
 	if obs.invalid != nil && obs.invalid.reason != v1alpha1.ReasonInvalidTemplate {
-		return scheduler.CapacityPlan{Limited: scheduler.LimitNone}
+		return scheduler.CapacityPlan{Limited: scheduler.LimitNone, Reason: "create and delete no pods: the spec is invalid"}
 	}
 	limits := limitsOf(pool, obs)
 	switch {
-	case obs.template == nil, obs.creates.wait > 0, obs.endings.wait > 0:
-		limits.MaxCreate = 0
+	case obs.template == nil:
+		limits.MaxCreate, limits.CreatePause = 0, "the template is invalid"
+	case obs.creates.wait > 0:
+		limits.MaxCreate, limits.CreatePause = 0, "the last could not be created: the pool waits before it tries again"
+	case obs.endings.wait > 0:
+		limits.MaxCreate, limits.CreatePause = 0, "the last ended soon after their start: the pool waits before it tries again"
 	case obs.endings.failing:
-		limits.MaxCreate = max(0, 1-obs.counts.Starting)
+		limits.MaxCreate, limits.CreatePause = max(0, 1-obs.counts.Starting), "the last ended soon after their start: the pool tries one at a time"
 	}
 	if obs.failing != nil || obs.endings.failing || obs.creates.failing {
 		limits.MaxMove = 0 // others in their place would serve nobody
 	}
 	if obs.deletes.wait > 0 {
-		limits.MaxDelete = 0
+		limits.MaxDelete, limits.DeletePause = 0, "the last could not be deleted: the pool waits before it tries again"
 	}
 	return scheduler.PlanCapacity(pool.Spec.CapacitySpec, obs.counts, limits)
 }
@@ -96,12 +100,14 @@ func planPool(pool *v1alpha1.Pool, obs observed) scheduler.CapacityPlan {
 // limitsOf are the bounds of a pool where nothing fails.
 func limitsOf(pool *v1alpha1.Pool, obs observed) scheduler.Limits {
 	return scheduler.Limits{
+		Forecast:    obs.forecast,
 		MaxStarting: maxStarting(pool, obs.counts, obs.owed),
 		MaxCreate:   maxBurst,
 		MaxDelete:   maxBurst,
 		MaxReplace:  updateBudget(pool, obs.counts, obs.owed),
 		MaxMove:     max(1, updateBudget(pool, obs.counts, obs.counts.Cordoned)), // at least one, or batches might wait for ever
 		Owed:        obs.owed,
+		OwedFor:     obs.owedFor,
 	}
 }
 

@@ -285,7 +285,7 @@ func TestAPodThatIsRestartedOnPurposeFailsNot(t *testing.T) {
 		}
 	})
 	w.reconcile()
-	w.after(scanLast)
+	w.after(time.Second)
 	w.reconcile()
 	if got, want := w.condition(v1alpha1.ConditionPodsFailing), "False/PodsHealthy"; got != want {
 		t.Errorf("PodsFailing is %s, want %s", got, want)

@@ -28,8 +28,7 @@ func (r *Reconciler) update(ctx context.Context, pool *v1alpha1.Pool, mem *memor
 	}
 	key := client.ObjectKeyFromObject(pool)
 	replaced, err := r.deletePods(ctx, key, r.ledger.RetireStale(key, plan.Replace))
-	mem.owed += replaced
-	obs.owed = mem.owed
+	mem.owe(replaced, "pods of an old revision", obs)
 	obs.counts = r.ledger.Counts(key)
 	if replaced > 0 {
 		mem.scaleReason = plan.Reason

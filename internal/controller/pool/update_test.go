@@ -156,7 +156,7 @@ func TestStartingPodsOfABrokenTemplateAreReplaced(t *testing.T) {
 	w.news()
 	crash := func(pod *corev1.Pod) {
 		pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{
-			Name: "sandbox", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: crashLoop}},
+			Name: "sandbox", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
 		}}}
 	}
 	w.setStatus(crash)
@@ -184,13 +184,13 @@ func TestBrokenNewTemplateKeepsTheOldPods(t *testing.T) {
 		Name: "sandbox", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull"}},
 	}}}
 	crashed := waiting.DeepCopy()
-	crashed.Phase, crashed.ContainerStatuses[0].State.Waiting.Reason = corev1.PodRunning, crashLoop
+	crashed.Phase, crashed.ContainerStatuses[0].State.Waiting.Reason = corev1.PodRunning, "CrashLoopBackOff"
 	tests := map[string]struct {
 		step    func(w *world, round int)
 		wantOld int
 		most    int // creates in 10 minutes
 	}{
-		"its image can't be pulled": {func(w *world, _ int) { fail(w, waiting) }, 4, 2},
+		"its image can't be pulled": {func(w *world, _ int) { fail(w, waiting) }, 4, 5},
 		"its pods crash, and are Ready for a moment between": {func(w *world, round int) {
 			fail(w, *crashed)
 			w.reconcile()

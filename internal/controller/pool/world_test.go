@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -42,7 +43,7 @@ type world struct {
 	recorder *events.FakeRecorder
 	calls    *Calls
 	r        *Reconciler
-	woken    bool // an executor's answer is there
+	woken    bool // by the ledger, or an executor's answer
 
 	mu      sync.Mutex
 	creates int                  // creates sent
@@ -60,7 +61,12 @@ type world struct {
 }
 
 func (w *world) WakeBatch(types.NamespacedName) {}
-func (w *world) WakePool(types.NamespacedName)  {}
+
+func (w *world) WakePool(types.NamespacedName) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.woken = true
+}
 
 func newWorld(t *testing.T, pool *v1alpha1.Pool, pods ...*corev1.Pod) *world {
 	t.Helper()
@@ -301,7 +307,10 @@ func (w *world) condition(kind string) string {
 func (w *world) setStatus(status func(*corev1.Pod)) {
 	w.t.Helper()
 	for _, pod := range w.pods() {
-		status(pod)
+		before := pod.Status.DeepCopy()
+		if status(pod); equality.Semantic.DeepEqual(before, &pod.Status) {
+			continue
+		}
 		if err := w.client.Status().Update(context.Background(), pod); err != nil {
 			w.t.Fatal(err)
 		}
