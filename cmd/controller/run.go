@@ -33,6 +33,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/controller/batchsandbox"
+	"opensandbox.io/controller/internal/controller/node"
 	"opensandbox.io/controller/internal/controller/pool"
 	"opensandbox.io/controller/internal/scheduler"
 	"opensandbox.io/controller/internal/utils/trigger"
@@ -79,7 +80,7 @@ func run(ctx context.Context, o Options) error {
 	defer calls.Wait()
 	defer stopRunner()
 	ledger := scheduler.NewLedger(wake)
-	if err := setup(mgr, o, parts{ledger: ledger, runner: runner, calls: calls, wake: wake, leads: leads}); err != nil {
+	if err := setup(ctx, mgr, o, parts{ledger: ledger, runner: runner, calls: calls, wake: wake, leads: leads}); err != nil {
 		return err
 	}
 	if err := addChecks(mgr); err != nil {
@@ -108,8 +109,8 @@ type parts struct {
 	leads  func() bool
 }
 
-// setup adds both controllers, and what rebuilds the ledger after the election.
-func setup(mgr ctrl.Manager, o Options, p parts) error {
+// setup adds the controllers, and what rebuilds the ledger after the election.
+func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 	ready := make(chan struct{})
 	recorder := mgr.GetEventRecorder("opensandbox-controller")
 	batches, err := batchsandbox.New(batchsandbox.Options{
@@ -132,9 +133,17 @@ func setup(mgr ctrl.Manager, o Options, p parts) error {
 	if err := mgr.Add(batchsandbox.NewPlaces(p.ledger, clock.RealClock{})); err != nil {
 		return fmt.Errorf("set up the places in queues: %w", err)
 	}
+	rebuildNodes, err := watchNodes(ctx, mgr, p)
+	if err != nil {
+		return err
+	}
 	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
 		rebuild := func(ctx context.Context) (bool, error) {
-			if err := batches.Rebuild(ctx, rand.Text(), o.WatchNamespaces); err != nil {
+			err := rebuildNodes(ctx)
+			if err == nil {
+				err = batches.Rebuild(ctx, rand.Text(), o.WatchNamespaces)
+			}
+			if err != nil {
 				ctrl.Log.Error(err, "rebuild the ledger")
 				return false, nil
 			}
@@ -146,6 +155,27 @@ func setup(mgr ctrl.Manager, o Options, p parts) error {
 		close(ready)
 		return nil
 	}))
+}
+
+// watchNodes adds the controller of nodes if it may watch them, and returns what tells the ledger of all nodes after the
+// election.
+func watchNodes(ctx context.Context, mgr ctrl.Manager, p parts) (rebuild func(context.Context) error, err error) {
+	allowed, err := node.Allowed(ctx, mgr.GetAPIReader())
+	if err != nil {
+		return nil, fmt.Errorf("find out about the right to watch nodes: %w", err)
+	}
+	if !allowed {
+		ctrl.Log.Info("may not watch nodes: sandboxes on nodes that are cordoned, not Ready or gone are treated like others")
+		return func(context.Context) error { return nil }, nil
+	}
+	nodes := node.New(node.Options{Client: mgr.GetClient(), Clock: clock.RealClock{}, Ledger: p.ledger, WakeBatch: p.wake.WakeBatch})
+	if err := nodes.SetupWithManager(ctx, mgr); err != nil {
+		return nil, fmt.Errorf("set up the node controller: %w", err)
+	}
+	if _, err := mgr.GetCache().GetInformer(ctx, &corev1.Node{}); err != nil {
+		return nil, fmt.Errorf("watch nodes: %w", err)
+	}
+	return nodes.Rebuild, nil
 }
 
 // feedLedger tells the ledger of every pod of a pool, from now on.
@@ -214,7 +244,9 @@ func managerOptions(o Options, logger logr.Logger) ctrl.Options {
 		Logger: logger,
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(),
-			ByObject:         map[client.Object]cache.ByObject{&corev1.Pod{}: {Transform: slimPod}},
+			ByObject: map[client.Object]cache.ByObject{
+				&corev1.Pod{}: {Transform: slimPod}, &corev1.Node{}: {Transform: node.Slim},
+			},
 		},
 		Metrics:                       metricsserver.Options{BindAddress: offIfEmpty(o.MetricsAddress)},
 		HealthProbeBindAddress:        offIfEmpty(o.HealthAddress),

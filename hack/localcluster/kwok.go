@@ -39,13 +39,15 @@ func kwokConfig() object {
 		"apiVersion": "config.kwok.x-k8s.io/v1alpha1",
 		"kind":       "KwokConfiguration",
 		"options": object{
-			"podPlayStageParallelism":         16,
-			"nodePlayStageParallelism":        4,
-			"nodeLeaseParallelism":            4,
-			"podsOnNodeSyncParallelism":       4,
-			"enableDebuggingHandlers":         true,
-			"enablePodsOnNodeSyncListPager":   false,
-			"enablePodsOnNodeSyncStreamWatch": true,
+			"podPlayStageParallelism":   16,
+			"nodePlayStageParallelism":  4,
+			"nodeLeaseParallelism":      4,
+			"podsOnNodeSyncParallelism": 4,
+			// A node with this annotation keeps the status that a test gives it; its pods are simulated as before.
+			"disregardStatusWithAnnotationSelector": "kwok.x-k8s.io/status=custom",
+			"enableDebuggingHandlers":               true,
+			"enablePodsOnNodeSyncListPager":         false,
+			"enablePodsOnNodeSyncStreamWatch":       true,
 		},
 	}
 }

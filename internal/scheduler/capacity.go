@@ -44,6 +44,10 @@ type Limits struct {
 	// replaced.
 	MaxReplace int
 
+	// MaxMove is the greatest number of pods that may be on their way, starting or going, for stranded ones to be deleted in
+	// favour of others. 0: none is.
+	MaxMove int
+
 	// Owed is the number of pods that were deleted to be replaced and that are not made again yet, as Counts.Owed cuts it.
 	Owed int
 
@@ -51,13 +55,16 @@ type Limits struct {
 	OwedFor string
 }
 
-// CapacityPlan is what to do about the size of a pool. At most one of Create and Delete is not 0.
+// CapacityPlan is what to do about the size of a pool. Nothing is created and deleted at once.
 type CapacityPlan struct {
 	// Create is the number of pods to make now.
 	Create int
 
 	// Delete is the number of unheld pods to delete now.
 	Delete int
+
+	// DeleteStranded is the number of stranded pods to delete now.
+	DeleteStranded int
 
 	// Partial says that MaxCreate or MaxDelete cut the decision, and that there is more to do.
 	Partial bool
@@ -79,15 +86,27 @@ func (c Counts) Buffer() int { return c.Idle + c.Starting - c.Waiting }
 //	target = clamp(max(midpoint(bufferMin, bufferMax), claim rate x start time), bufferMin, bufferMax)
 //	buffer = idle + starting - waiting
 //	total  = idle + starting + held + unusable
+//	room   = poolMax - total - terminating
 //
 // The first row that matches decides:
 //
 //	| buffer      | total     | result                                                                   |
-//	| -           | > poolMax | delete total - poolMax, or buffer - bufferMax if that is more            |
+//	| -           | > poolMax | delete total - poolMax, stranded ones first, or buffer - bufferMax if that is more |
 //	| -           | < poolMin | create poolMin - total, or target - buffer if that is more and buffer low |
 //	| < bufferMin | -         | create target - buffer                                                   |
 //	| > bufferMax | -         | delete buffer - bufferMax, but not below poolMin                         |
 //	| in the band | -         | create what is owed, up to bufferMax                                     |
+//
+// Stranded pods are unusable: they take room, serve nobody, and are kept, for their node may be fit again soon. Where
+// something is to be created and there is no room, those on cordoned nodes make some:
+//
+//	| creates | room | coming room     | result                                                        |
+//	| some    | > 0  | -               | none is deleted: what fits is created first                   |
+//	| some    | 0    | >= what to make | none: what is going makes the room                            |
+//	| some    | 0    | less            | delete what is missing of it, while starting + coming < MaxMove |
+//
+// where the coming room is poolMax - total without the terminating pods that are stuck. Those on nodes that are not Ready
+// are not deleted for that: they would not go, and make no room.
 //
 // Pods that are owed count as there when the pool is compared with bufferMin and poolMin, and are made with what is missing.
 //
@@ -96,32 +115,70 @@ func (c Counts) Buffer() int { return c.Idle + c.Starting - c.Waiting }
 // undone for a bound the next one does. A spec whose minimum exceeds its maximum is bounded by the maximum.
 func PlanCapacity(spec v1alpha1.CapacitySpec, n Counts, l Limits) CapacityPlan {
 	surplus, why := surplusOf(spec, n)
-	if surplus > 0 {
-		plan := CapacityPlan{Delete: surplus, Limited: LimitNone}
-		if l.MaxDelete >= 0 && surplus > l.MaxDelete {
-			plan.Delete, plan.Partial = l.MaxDelete, true
-		}
-		plan.Reason = fmt.Sprintf("delete %s: %s", pods(plan.Delete), why)
-		if plan.Delete == 0 {
-			plan.Reason += paused(l.DeletePause)
-		}
-		return plan
+	if stranded := strandedSurplus(spec, n); surplus+stranded > 0 {
+		return shrinkage(surplus, stranded, why, l)
 	}
-	return growth(spec, n, l, needOf(spec, n, l))
+	missing := needOf(spec, n, l)
+	plan := growth(spec, n, l, missing)
+	if move := movable(spec, n, l, missing.pods); plan.Create == 0 && move > 0 {
+		plan.DeleteStranded = move
+		plan.Reason = fmt.Sprintf("delete %s on cordoned nodes: %s%s, and poolMax %d leaves no room",
+			pods(move), missing.why, missing.target, spec.PoolMax)
+	}
+	return plan
 }
 
-// surplusOf is the number of unheld pods that are too many, and why.
+// shrinkage cuts a surplus to what the bounds permit.
+func shrinkage(surplus, stranded int, why string, l Limits) CapacityPlan {
+	plan := CapacityPlan{Delete: surplus, DeleteStranded: stranded, Limited: LimitNone}
+	if l.MaxDelete >= 0 {
+		plan.DeleteStranded = min(stranded, l.MaxDelete)
+		plan.Delete = min(surplus, l.MaxDelete-plan.DeleteStranded)
+		plan.Partial = plan.Delete+plan.DeleteStranded < surplus+stranded
+	}
+	deleted := plan.Delete + plan.DeleteStranded
+	plan.Reason = fmt.Sprintf("delete %s: %s", pods(deleted), why)
+	if deleted == 0 {
+		plan.Reason += paused(l.DeletePause)
+	}
+	return plan
+}
+
+// strandedSurplus is the number of stranded pods that are too many.
+func strandedSurplus(spec v1alpha1.CapacitySpec, n Counts) int {
+	return max(0, min(n.Total()-int(spec.PoolMax), n.Stranded()))
+}
+
+// surplusOf is the number of idle and starting pods that are too many, and why anything is.
 func surplusOf(spec v1alpha1.CapacitySpec, n Counts) (int, string) {
 	buffer, bufferMax := n.Buffer(), int(spec.BufferMax)
-	total, poolMin, poolMax := n.Total(), int(spec.PoolMin), int(spec.PoolMax)
+	stranded := strandedSurplus(spec, n)
+	total, poolMin, poolMax := n.Total()-stranded, int(spec.PoolMin), int(spec.PoolMax)
 	surplus, why := 0, ""
 	if over := min(buffer-bufferMax, total-poolMin); over > 0 {
 		surplus, why = over, fmt.Sprintf("buffer %d is above bufferMax %d", buffer, bufferMax)
 	}
-	if over := total - poolMax; over > surplus {
-		surplus, why = over, fmt.Sprintf("total %d is above poolMax %d", total, poolMax)
+	if over := total - poolMax; over > surplus || stranded > 0 {
+		surplus, why = max(over, surplus), fmt.Sprintf("total %d is above poolMax %d", n.Total(), poolMax)
 	}
 	return min(surplus, n.Idle+n.Starting), why
+}
+
+// movable is the number of stranded pods to delete so that others can be made in their place.
+func movable(spec v1alpha1.CapacitySpec, n Counts, l Limits, need int) int {
+	want := need
+	if l.MaxStarting >= 0 {
+		want = min(want, l.MaxStarting-n.Starting)
+	}
+	if l.MaxCreate >= 0 {
+		want = min(want, l.MaxCreate)
+	}
+	coming := max(0, int(spec.PoolMax)-n.Total()-n.Stuck)
+	move := min(want-coming, l.MaxMove-n.Starting-coming, n.Cordoned)
+	if l.MaxDelete >= 0 {
+		move = min(move, l.MaxDelete)
+	}
+	return max(0, move)
 }
 
 // need is the number of pods that are missing, whatever the bounds, why, and how the number came about.

@@ -144,6 +144,54 @@ func TestPlanCapacity(t *testing.T) {
 			spec: spec(0, 0, 0, 20), counts: Counts{Idle: 9}, limits: with(func(l *Limits) { l.MaxDelete = 4 }),
 			want: CapacityPlan{Delete: 4, Partial: true, Limited: LimitNone, Reason: "delete 4 pods: buffer 9 is above bufferMax 0"},
 		},
+		"pods on cordoned nodes are no buffer, and are kept where there is room": {
+			spec: spec(2, 2, 0, 10), counts: Counts{Unusable: 3, Cordoned: 3}, limits: with(func(l *Limits) { l.MaxMove = 9 }),
+			want: CapacityPlan{Create: 2, Limited: LimitNone, Reason: "create 2 pods: buffer 0 is below bufferMin 2, target is 2"},
+		},
+		"a full pool deletes as many pods on cordoned nodes as are missing": {
+			spec: spec(2, 2, 0, 4), counts: Counts{Held: 1, Unusable: 3, Cordoned: 3}, limits: with(func(l *Limits) { l.MaxMove = 9 }),
+			want: CapacityPlan{
+				DeleteStranded: 2, Limited: LimitPoolMax,
+				Reason: "delete 2 pods on cordoned nodes: buffer 0 is below bufferMin 2, target is 2, and poolMax 4 leaves no room",
+			},
+		},
+		"room that is coming is waited for": {
+			spec: spec(2, 2, 0, 4), counts: Counts{Unusable: 3, Cordoned: 3, Terminating: 1}, limits: with(func(l *Limits) { l.MaxMove = 9 }),
+			want: CapacityPlan{
+				DeleteStranded: 1, Limited: LimitPoolMax,
+				Reason: "delete 1 pod on cordoned nodes: buffer 0 is below bufferMin 2, target is 2, and poolMax 4 leaves no room",
+			},
+		},
+		"pods whose deletion is stuck make no room": {
+			spec: spec(1, 1, 0, 4), counts: Counts{Unusable: 2, Cordoned: 2, Terminating: 2, Stuck: 2}, limits: with(func(l *Limits) { l.MaxMove = 9 }),
+			want: CapacityPlan{
+				DeleteStranded: 1, Limited: LimitPoolMax,
+				Reason: "delete 1 pod on cordoned nodes: buffer 0 is below bufferMin 1, target is 1, and poolMax 4 leaves no room",
+			},
+		},
+		"pods on nodes that are not Ready are not deleted for room: they would not go": {
+			spec: spec(2, 2, 0, 4), counts: Counts{Unusable: 4, Away: 4}, limits: with(func(l *Limits) { l.MaxMove = 9 }),
+			want: CapacityPlan{Limited: LimitPoolMax, Reason: "create no pods: buffer 0 is below bufferMin 2, limited by poolMax 4"},
+		},
+		"only so many pods move at once": {
+			spec: spec(4, 4, 0, 8), counts: Counts{Starting: 1, Unusable: 7, Cordoned: 7}, limits: with(func(l *Limits) { l.MaxMove = 2 }),
+			want: CapacityPlan{
+				DeleteStranded: 1, Limited: LimitPoolMax,
+				Reason: "delete 1 pod on cordoned nodes: buffer 1 is below bufferMin 4, target is 4, and poolMax 8 leaves no room",
+			},
+		},
+		"none moves while none may be made": {
+			spec: spec(4, 4, 0, 4), counts: Counts{Unusable: 4, Cordoned: 4}, limits: with(func(l *Limits) { l.MaxMove, l.MaxCreate = 2, 0 }),
+			want: CapacityPlan{Limited: LimitPoolMax, Reason: "create no pods: buffer 0 is below bufferMin 4, limited by poolMax 4"},
+		},
+		"a lowered poolMax deletes stranded pods first": {
+			spec: spec(2, 5, 0, 6), counts: Counts{Idle: 3, Held: 3, Unusable: 1, Away: 1}, limits: noLimits,
+			want: CapacityPlan{DeleteStranded: 1, Limited: LimitNone, Reason: "delete 1 pod: total 7 is above poolMax 6"},
+		},
+		"a lowered poolMax deletes idle pods where stranded ones don't do": {
+			spec: spec(2, 5, 0, 5), counts: Counts{Idle: 3, Held: 3, Unusable: 1, Cordoned: 1}, limits: with(func(l *Limits) { l.MaxDelete = 2 }),
+			want: CapacityPlan{Delete: 1, DeleteStranded: 1, Limited: LimitNone, Reason: "delete 2 pods: total 7 is above poolMax 5"},
+		},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -162,10 +210,14 @@ func drawSpec(t *rapid.T) v1alpha1.CapacitySpec {
 
 func drawCounts(t *rapid.T) Counts {
 	n := rapid.IntRange(0, 50)
-	return Counts{
+	counts := Counts{
 		Idle: n.Draw(t, "idle"), Starting: n.Draw(t, "starting"), Held: n.Draw(t, "held"),
 		Unusable: n.Draw(t, "unusable"), Terminating: n.Draw(t, "terminating"), Waiting: n.Draw(t, "waiting"),
+		Cordoned: rapid.IntRange(0, 20).Draw(t, "cordoned"), Away: rapid.IntRange(0, 20).Draw(t, "away"),
 	}
+	counts.Unusable += counts.Stranded()
+	counts.Stuck = rapid.IntRange(0, counts.Terminating).Draw(t, "stuck")
+	return counts
 }
 
 func drawLimits(t *rapid.T) Limits {
@@ -174,7 +226,7 @@ func drawLimits(t *rapid.T) Limits {
 		Forecast:    Forecast{ClaimRate: rapid.Float64Range(0, 10).Draw(t, "claimRate"), StartTime: 10 * time.Second},
 		MaxStarting: n.Draw(t, "maxStarting"),
 		MaxCreate:   n.Draw(t, "maxCreate"), MaxDelete: n.Draw(t, "maxDelete"),
-		Owed: max(0, n.Draw(t, "owed")),
+		Owed: max(0, n.Draw(t, "owed")), MaxMove: max(0, n.Draw(t, "maxMove")),
 	}
 }
 
@@ -183,15 +235,25 @@ func brokenRule(c v1alpha1.CapacitySpec, n Counts, l Limits, p CapacityPlan) str
 	poolMin, poolMax, bufferMax := int(c.PoolMin), int(c.PoolMax), int(c.BufferMax)
 	buffer := n.Idle + n.Starting - n.Waiting
 	switch {
-	case p.Create < 0 || p.Delete < 0:
+	case p.Create < 0 || p.Delete < 0 || p.DeleteStranded < 0:
 		return "negative numbers"
-	case p.Create > 0 && p.Delete > 0:
+	case p.Create > 0 && p.Delete+p.DeleteStranded > 0:
 		return "creates and deletes at once"
+	case p.DeleteStranded > n.Stranded():
+		return "deletes more stranded pods than there are"
+	case p.DeleteStranded > 0 && n.Total() <= poolMax && p.DeleteStranded > n.Cordoned:
+		return "deletes pods that don't go to make room"
+	case p.DeleteStranded > 0 && n.Total() <= poolMax && n.Total()+n.Terminating < poolMax && l.MaxStarting < 0:
+		return "deletes stranded pods while there is room"
+	case p.DeleteStranded > 0 && n.Total() <= poolMax && n.Starting+p.DeleteStranded > l.MaxMove:
+		return "moves more than may move"
+	case p.Delete > 0 && n.Total()-poolMax > 0 && p.DeleteStranded < min(n.Stranded(), n.Total()-poolMax):
+		return "deletes idle pods before stranded ones"
 	case p.Create > 0 && n.Total()+n.Terminating+p.Create > poolMax:
 		return "creates above poolMax"
 	case p.Create > 0 && l.MaxStarting >= 0 && n.Starting+p.Create > l.MaxStarting:
 		return "starts more than may start"
-	case l.MaxCreate >= 0 && p.Create > l.MaxCreate, l.MaxDelete >= 0 && p.Delete > l.MaxDelete:
+	case l.MaxCreate >= 0 && p.Create > l.MaxCreate, l.MaxDelete >= 0 && p.Delete+p.DeleteStranded > l.MaxDelete:
 		return "more than the burst"
 	case p.Create > l.Owed && buffer+l.Owed >= int(c.BufferMin) && n.Total() >= poolMin:
 		return "creates what nothing needs"
@@ -201,11 +263,11 @@ func brokenRule(c v1alpha1.CapacitySpec, n Counts, l Limits, p CapacityPlan) str
 		return "deletes held pods"
 	case p.Delete > 0 && buffer <= bufferMax && n.Total() <= poolMax:
 		return "deletes what is not too much"
-	case p.Delete > 0 && n.Total()-p.Delete < poolMin:
+	case p.Delete > 0 && n.Total()-p.Delete-p.DeleteStranded < poolMin:
 		return "deletes below poolMin"
-	case p.Delete > 0 && buffer-p.Delete < bufferMax && n.Total()-p.Delete < poolMax:
+	case p.Delete > 0 && buffer-p.Delete < bufferMax && n.Total()-p.Delete-p.DeleteStranded < poolMax:
 		return "deletes more than is too much"
-	case (p.Create > 0 || p.Delete > 0 || p.Partial || p.Limited != LimitNone) != (p.Reason != ""):
+	case (p.Create > 0 || p.Delete+p.DeleteStranded > 0 || p.Partial || p.Limited != LimitNone) != (p.Reason != ""):
 		return "a reason without a deed or a bound, or one of those without a reason"
 	default:
 		return ""
@@ -229,7 +291,11 @@ func step(n *Counts, plan CapacityPlan) {
 	n.Idle -= plan.Delete - fromStarting
 	n.Idle += n.Starting
 	n.Starting = plan.Create
-	n.Terminating = plan.Delete
+	n.Terminating = plan.Delete + plan.DeleteStranded
+	fromCordoned := min(plan.DeleteStranded, n.Cordoned)
+	n.Cordoned -= fromCordoned
+	n.Away -= plan.DeleteStranded - fromCordoned
+	n.Unusable -= plan.DeleteStranded
 	served := min(n.Idle, n.Waiting)
 	n.Idle, n.Held, n.Waiting = n.Idle-served, n.Held+served, n.Waiting-served
 }
@@ -237,7 +303,8 @@ func step(n *Counts, plan CapacityPlan) {
 func TestPlanCapacitySettlesInsideTheBand(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c, n, l := drawSpec(t), drawCounts(t), drawLimits(t)
-		n.Unusable = 0
+		n.Unusable, n.Away, n.Stuck = n.Cordoned, 0, 0
+		l.MaxMove = max(1, l.MaxMove)
 		for _, most := range []*int{&l.MaxStarting, &l.MaxCreate, &l.MaxDelete} {
 			if *most == 0 {
 				*most = 1 // a pool that may do nothing settles nowhere
@@ -247,7 +314,7 @@ func TestPlanCapacitySettlesInsideTheBand(t *testing.T) {
 		quiet := 0
 		for range most {
 			plan := PlanCapacity(c, n, l)
-			if plan.Create == 0 && plan.Delete == 0 {
+			if plan.Create == 0 && plan.Delete == 0 && plan.DeleteStranded == 0 {
 				quiet++
 			} else {
 				quiet = 0
@@ -261,6 +328,9 @@ func TestPlanCapacitySettlesInsideTheBand(t *testing.T) {
 			t.Fatalf("still creates or deletes after %d steps: %+v in %+v", most, n, c)
 		}
 		full := n.Total() >= int(c.PoolMax)
+		if n.Buffer() < int(c.BufferMin) && n.Cordoned > 0 {
+			t.Fatalf("settled with too small a buffer and pods on cordoned nodes: %+v in %+v", n, c)
+		}
 		if n.Buffer() < int(c.BufferMin) && !full {
 			t.Fatalf("settled with too small a buffer: %+v in %+v", n, c)
 		}

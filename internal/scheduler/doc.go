@@ -12,6 +12,7 @@
 //   - release: a batch gives a sandbox up.
 //   - recycle: the pool makes a released pod fit for the next user, or deletes it.
 //   - buffer: pool pods that nobody holds, ready or starting.
+//   - stranded: a pod that nobody holds, and that nothing but its node keeps from being handed out.
 //
 // An allocation goes through Assume (held in memory), the write of the batch's alloc-status, and Confirm. Where
 // the outcome of the write is in doubt, the batch is read again and Settle takes over what it says.

@@ -3,6 +3,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"container/list"
 	"slices"
 	"strings"
@@ -30,10 +31,15 @@ type Counts struct {
 	Starting int
 	// Held pods belong to a batch.
 	Held int
-	// Unusable pods are unheld and must not be handed out.
+	// Unusable pods are unheld and must not be handed out, the stranded ones included.
 	Unusable int
+	// Cordoned and Away are the stranded pods: those that nothing is wrong with but their node, which is cordoned, or not
+	// Ready. They are given back when the node is fit again.
+	Cordoned, Away int
 	// Terminating pods are unheld and being deleted.
 	Terminating int
+	// Stuck are those of them whose node is not Ready: they don't go before it is, or is gone.
+	Stuck int
 	// Waiting is the number of sandboxes in the queue.
 	Waiting int
 	// Updated pods have the pool's current revision, whoever holds them, and are not terminating.
@@ -44,6 +50,9 @@ type Counts struct {
 
 // Total is the size of the pool: all but the terminating pods.
 func (c Counts) Total() int { return c.Idle + c.Starting + c.Held + c.Unusable }
+
+// Stranded is the number of unheld pods that nothing is wrong with but their node.
+func (c Counts) Stranded() int { return c.Cordoned + c.Away }
 
 // Holding is one index of a batch.
 type Holding struct {
@@ -82,6 +91,7 @@ type Ledger struct {
 	mu      sync.Mutex
 	pools   map[types.NamespacedName]*pool
 	batches map[types.NamespacedName]*batch
+	nodes   map[string]*node // those that have pods of pools, and those that are not fit
 	// moved are the pools whose queue changed since TellPlaces looked at it, each once and in that order.
 	moved      []types.NamespacedName
 	queueMoves chan struct{}
@@ -137,7 +147,10 @@ const (
 	classStarting
 	classHeld
 	classUnusable
+	classCordoned
+	classAway
 	classTerminating
+	classStuck
 	numClasses
 )
 
@@ -150,6 +163,8 @@ type entry struct {
 	start   startPlace
 	elem    *list.Element
 	in      *list.List
+	on      *node     // where it is bound to, nil for nowhere
+	landed  NodeState // what its node was when it was bound to it
 }
 
 // NewLedger returns an empty ledger that tells w of changes.
@@ -158,6 +173,7 @@ func NewLedger(w Waker) *Ledger {
 		waker:      w,
 		pools:      map[types.NamespacedName]*pool{},
 		batches:    map[types.NamespacedName]*batch{},
+		nodes:      map[string]*node{},
 		queueMoves: make(chan struct{}, 1),
 	}
 }
@@ -245,6 +261,7 @@ func (l *Ledger) ObservePod(poolName types.NamespacedName, pod Pod) {
 		before := e.pod
 		p.count(e, -1)
 		e.take(pod)
+		l.bind(p, e, before)
 		changed := worthALook(p.refile(e), before, pod)
 		p.count(e, 1)
 		p.noteStart(e, before)
@@ -326,6 +343,7 @@ func (l *Ledger) RemovePod(poolName types.NamespacedName, name string, uid types
 		}
 		p.unlist(e)
 		p.count(e, -1)
+		l.unbind(e)
 		delete(p.pods, name)
 		delete(p.recycling, name)
 		delete(p.starting, name)
@@ -407,26 +425,37 @@ func (p *pool) count(e *entry, by int) {
 }
 
 func (p *pool) isUpdated(e *entry) bool {
-	return e.class != classTerminating && e.pod.Revision == p.revision
+	return e.class != classTerminating && e.class != classStuck && e.pod.Revision == p.revision
 }
 
-// classOf is the truth table of what a pod counts as:
+// classOf is the truth table of what a pod counts as; its node is what it was not yet when the pod was bound to it:
 //
-//	| held | retired or terminating | unusable, dirty or left behind | Ready | class       |
-//	| yes  | -                      | -                              | -     | held        |
-//	| no   | yes                    | -                              | -     | terminating |
-//	| no   | no                     | yes                            | -     | unusable    |
-//	| no   | no                     | no                             | yes   | idle        |
-//	| no   | no                     | no                             | no    | starting    |
+//	| held | retired or terminating | unusable, dirty or left behind | its node          | Ready | class       |
+//	| yes  | -                      | -                              | -                 | -     | held        |
+//	| no   | yes                    | -                              | not ready or lost | -     | stuck       |
+//	| no   | yes                    | -                              | other             | -     | terminating |
+//	| no   | no                     | yes                            | -                 | -     | unusable    |
+//	| no   | no                     | no                             | not ready or lost | -     | away        |
+//	| no   | no                     | no                             | cordoned          | -     | cordoned    |
+//	| no   | no                     | no                             | fit               | yes   | idle        |
+//	| no   | no                     | no                             | fit               | no    | starting    |
 func (p *pool) classOf(e *entry) class {
 	_, held := p.holders[e.pod.Name]
+	node := e.nodeState()
 	switch {
 	case held:
 		return classHeld
-	case e.retired, e.pod.State == PodTerminating:
+	case e.retired || e.pod.State == PodTerminating:
+		if node >= NodeNotReady {
+			return classStuck
+		}
 		return classTerminating
 	case e.dirty, e.pod.State == PodUnusable, e.pod.BatchLabel != "":
 		return classUnusable
+	case node >= NodeNotReady:
+		return classAway
+	case node == NodeCordoned:
+		return classCordoned
 	case e.pod.State == PodReady:
 		return classIdle
 	default:
@@ -767,7 +796,7 @@ func (l *Ledger) Holdings(name types.NamespacedName, uid types.UID) []Holding {
 	for i, pod := range b.pods {
 		holdings[i].PodName = pod
 		if e, known := b.pool.pods[pod]; known {
-			facts := e.pod
+			facts := e.facts()
 			holdings[i].Pod = &facts
 		} else if h, held := b.pool.holders[pod]; held {
 			holdings[i].Loss = h.loss
@@ -790,8 +819,11 @@ func (l *Ledger) Counts(name types.NamespacedName) Counts {
 		Idle:        p.counts[classIdle],
 		Starting:    p.counts[classStarting],
 		Held:        p.counts[classHeld],
-		Unusable:    p.counts[classUnusable],
-		Terminating: p.counts[classTerminating],
+		Unusable:    p.counts[classUnusable] + p.counts[classCordoned] + p.counts[classAway],
+		Cordoned:    p.counts[classCordoned],
+		Away:        p.counts[classAway],
+		Terminating: p.counts[classTerminating] + p.counts[classStuck],
+		Stuck:       p.counts[classStuck],
 		Waiting:     p.queue.waiting,
 		Updated:     p.updated,
 
@@ -850,7 +882,25 @@ func youngestFirst(l *list.List, n int) []*entry {
 	return entries
 }
 
-// RetireUnusable picks every unheld pod that must not be handed out for deletion.
+// RetireStranded is Retire for unheld pods that nothing is wrong with but their node: those on cordoned nodes first, since
+// the deletion of others doesn't land, then by name.
+func (l *Ledger) RetireStranded(name types.NamespacedName, n int) []Pod {
+	return l.retire(name, n, func(p *pool) []*entry {
+		var stranded []*entry
+		for _, e := range p.pods {
+			if e.class == classCordoned || e.class == classAway {
+				stranded = append(stranded, e)
+			}
+		}
+		slices.SortFunc(stranded, func(a, b *entry) int {
+			return cmp.Or(cmp.Compare(a.class, b.class), strings.Compare(a.pod.Name, b.pod.Name))
+		})
+		return stranded
+	})
+}
+
+// RetireUnusable picks every unheld pod that must not be handed out for deletion, but for those that only their node keeps
+// from it.
 func (l *Ledger) RetireUnusable(name types.NamespacedName) []Pod {
 	return l.retire(name, -1, func(p *pool) []*entry { return p.unusable.byName() })
 }
@@ -869,9 +919,7 @@ func (l *Ledger) retire(name types.NamespacedName, n int, candidates func(*pool)
 			}
 			e.retired = true
 			p.classify(e)
-			pod := e.pod
-			pod.Dirty = e.dirty
-			pods = append(pods, pod)
+			pods = append(pods, e.facts())
 		}
 	})
 	return pods

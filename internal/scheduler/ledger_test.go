@@ -276,10 +276,16 @@ func ledgerHistory(t *rapid.T) {
 			pod.ResourceVersion = fmt.Sprint(version)
 			pod.State = rapid.SampledFrom([]PodState{PodStarting, PodReady, PodReady, PodUnusable, PodTerminating}).Draw(t, "state")
 			pod.Revision = rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "revision")
+			pod.Node = rapid.SampledFrom([]string{"", "n1", "n2"}).Draw(t, "node")
 			drawStart(t, &pod)
 			l.ObservePod(poolP, pod)
 		},
-		"remove": func(t *rapid.T) { l.RemovePod(poolP, podName.Draw(t, "pod"), "") },
+		"node": func(t *rapid.T) {
+			l.ObserveNode(rapid.SampledFrom([]string{"n1", "n2"}).Draw(t, "node"), NodeState(rapid.IntRange(0, int(NodeLost)).Draw(t, "state")))
+		},
+		"node gone":      func(t *rapid.T) { l.ForgetNode(rapid.SampledFrom([]string{"n1", "n2"}).Draw(t, "node")) },
+		"retireStranded": func(*rapid.T) { l.RetireStranded(poolP, 1) },
+		"remove":         func(t *rapid.T) { l.RemovePod(poolP, podName.Draw(t, "pod"), "") },
 		"assume": func(t *rapid.T) {
 			name := batch.Draw(t, "batch")
 			missing := rapid.SampledFrom([][]int{{0}, {0, 1}, {1, 2}, {0, 1, 2}, nil}).Draw(t, "missing")
@@ -451,6 +457,7 @@ func mustHaveNews(t *rapid.T, l *Ledger, m *model) {
 }
 
 func mustBeConsistent(t *rapid.T, l *Ledger) {
+	mustKnowItsNodes(t, l)
 	holders := map[string]string{}
 	for name, b := range l.batches {
 		for _, pod := range b.pods {

@@ -48,8 +48,11 @@ type Pod struct {
 	BatchLabel string
 
 	// Dirty says that a batch lost the pod without recycling it. Only the ledger knows: it is set where the ledger hands
-	// pods out for deletion.
+	// pods out.
 	Dirty bool
+
+	// OnLostNode says that the pod's node is lost. Only the ledger knows, as with Dirty.
+	OnLostNode bool
 
 	// Recycling says that the pod carries the mark of being recycled.
 	Recycling bool
@@ -120,5 +123,5 @@ func isRecycling(pod *corev1.Pod) bool {
 	return marked
 }
 
-// Lost says that a pod is no sandbox any more: it ended or is being deleted.
-func (p Pod) Lost() bool { return p.Ended || p.State == PodTerminating }
+// Lost says that a pod is no sandbox any more: it ended, is being deleted, or its node is lost.
+func (p Pod) Lost() bool { return p.Ended || p.State == PodTerminating || p.OnLostNode }

@@ -53,8 +53,13 @@ func (b *batch) giveBack(index int) {
 	name := b.pods[index]
 	b.unhold(index, false)
 	e, known := b.pool.pods[name]
-	if known && !e.pod.Recycling && (e.class == classIdle || e.class == classStarting) {
+	if !known || e.pod.Recycling {
+		return
+	}
+	switch e.class {
+	case classIdle, classStarting, classCordoned, classAway:
 		b.pool.released.Recycled++
+	default: // it is to be deleted
 	}
 }
 
@@ -79,7 +84,7 @@ func (l *Ledger) Replace(name types.NamespacedName, pod string) {
 // noteRecycling keeps the set of pods that Recycling returns.
 func (p *pool) noteRecycling(e *entry) {
 	switch {
-	case e.class != classStarting || !e.pod.Recycling:
+	case (e.class != classStarting && e.class != classCordoned) || !e.pod.Recycling:
 		delete(p.recycling, e.pod.Name)
 	case p.recycling == nil:
 		p.recycling = map[string]*entry{e.pod.Name: e}

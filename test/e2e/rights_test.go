@@ -65,6 +65,8 @@ func granted(t *testing.T, namespace string) []string {
 func TestTheControllersAccountMayDoWhatItDoesAndNothingElse(t *testing.T) {
 	t.Parallel()
 	everywhere := []string{
+		"/namespaces: get",
+		"/nodes: get list watch",
 		"/pods: create delete get list patch watch",
 		"events.k8s.io/events: create patch",
 		"sandbox.opensandbox.io/batchsandboxes/finalizers: update",

@@ -115,6 +115,9 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *mem
 		res := r.ledger.Assume(demandOf(obs, p.missing))
 		grants, out.queue = res.Grants, queueStatus(res.Place)
 	}
+	if err := r.giveUpStranded(ctx, obs, m, grants); err != nil {
+		return err
+	}
 	had := slices.Clone(obs.sandboxes)
 	for _, g := range grants {
 		obs.sandboxes[g.Index] = sandboxOf(scheduler.Holding{PodName: g.Pod.Name, Pod: &g.Pod}, obs.sb.Name)
@@ -366,14 +369,18 @@ func (r *Reconciler) settleAs(ctx context.Context, sb *v1alpha1.BatchSandbox, s 
 	}
 }
 
-// makePods creates what is missing of a batch without pool, deletes what is of no use, and tells the addresses.
+// makePods creates what is missing of a batch without pool, deletes what is of no use, and tells the addresses. A pod on a
+// lost node is deleted before it is replaced, so that it never stands for its index again; the delete lands when its node
+// is back or gone, and until then both may run.
 func (r *Reconciler) makePods(ctx context.Context, obs *observed, p plan, m *memory, out *outcome) error {
 	var errs []error
-	failed := false
+	failed, alive := false, false
 	for _, pod := range p.discard {
 		if pod.DeletionTimestamp == nil {
+			err := r.deletePod(ctx, pod.Namespace, pod.Name, pod.UID)
 			failed = failed || isLost(pod)
-			errs = append(errs, r.deletePod(ctx, pod.Namespace, pod.Name, pod.UID))
+			alive = alive || (err != nil && !isLost(pod))
+			errs = append(errs, err)
 		}
 	}
 	if failed {
@@ -382,7 +389,7 @@ func (r *Reconciler) makePods(ctx context.Context, obs *observed, p plan, m *mem
 	if err := r.writeEndpoints(ctx, obs, m, out); err != nil {
 		return errors.Join(append(errs, err)...)
 	}
-	if len(p.missing) == 0 {
+	if len(p.missing) == 0 || alive { // one on a lost node would stand for its index again when the node is back
 		return errors.Join(errs...)
 	}
 	if wait := m.waitForBackoff(obs.now, obs.sb.Generation); wait > 0 {

@@ -185,6 +185,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, wake *trigger.Trigger, w
 		For(&v1alpha1.BatchSandbox{}, builder.WithPredicates(changedByUsers())).
 		Owns(&corev1.Pod{}, builder.MatchEveryOwner).
 		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.batchesOf), builder.WithPredicates(poolMatters())).
+		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.waitingFor), builder.WithPredicates(failingChanged())).
 		WatchesRawSource(wake).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
 		Complete(r)
@@ -227,6 +228,28 @@ func poolMatters() predicate.Predicate {
 			e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
 			!e.ObjectOld.GetDeletionTimestamp().Equal(e.ObjectNew.GetDeletionTimestamp())
 	}}
+}
+
+// failingChanged lets through a pool that says otherwise than before why its pods don't start.
+func failingChanged() predicate.Predicate {
+	return predicate.Funcs{
+		CreateFunc: func(event.CreateEvent) bool { return false },
+		DeleteFunc: func(event.DeleteEvent) bool { return false },
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			before, ok1 := e.ObjectOld.(*v1alpha1.Pool)
+			after, ok2 := e.ObjectNew.(*v1alpha1.Pool)
+			return ok1 && ok2 && failingNote(before) != failingNote(after)
+		},
+	}
+}
+
+// waitingFor are the batches in a pool's queue.
+func (r *Reconciler) waitingFor(_ context.Context, pool client.Object) []reconcile.Request {
+	var requests []reconcile.Request
+	for _, batch := range r.ledger.Waiting(client.ObjectKeyFromObject(pool)) {
+		requests = append(requests, reconcile.Request{NamespacedName: batch})
+	}
+	return requests
 }
 
 func (r *Reconciler) batchesOf(ctx context.Context, pool client.Object) []reconcile.Request {

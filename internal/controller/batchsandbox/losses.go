@@ -94,8 +94,14 @@ type lostTries struct {
 	byIndex map[int]int32
 }
 
-// count adds the try of each of these indexes, once for each sandbox.
+// count adds the try of each of these indexes, once for each sandbox. One that is back with its node runs the next try, which
+// may be lost again.
 func (l *lostTries) count(obs *observed, lost []int) {
+	for i := range obs.sandboxes {
+		if s := &obs.sandboxes[i]; len(l.counted) > 0 && s.usable() {
+			delete(l.counted, s.key())
+		}
+	}
 	for _, index := range lost {
 		key := obs.sandboxes[index].key()
 		if key == "" {

@@ -60,10 +60,12 @@ type sandbox struct {
 	ip      string
 	node    string
 	ready   bool
-	// lost: there is a name, but the pod is gone, ended, or going.
+	// lost: there is a name, but the pod is gone, ended, or going, or its node is lost.
 	lost bool
 	// ended: lost since it ended, and nobody deletes it yet.
 	ended bool
+	// stranded: lost with its node alone. It may still run there, and come back with its node.
+	stranded bool
 	// gone: lost, and no object of it is left.
 	gone bool
 	// recycling: the pod carries the mark of a release that landed, and is no sandbox any more: lost too.
@@ -205,9 +207,10 @@ func sandboxOf(h scheduler.Holding, batch string) sandbox {
 		ready:     h.Pod.Ready && !h.Pod.Ended,
 		lost:      h.Pod.Lost() || h.Pod.Recycling,
 		ended:     h.Pod.Ended && h.Pod.State != scheduler.PodTerminating,
+		stranded:  h.Pod.OnLostNode && !h.Pod.Ended && h.Pod.State != scheduler.PodTerminating,
 		recycling: h.Pod.Recycling && !h.Pod.Lost(),
 		labelled:  h.Pod.BatchLabel == batch,
-		why:       h.Pod.Loss,
+		why:       lossOf(h.Pod),
 		restarts:  h.Pod.Restarts,
 	}
 }
@@ -219,19 +222,21 @@ func (r *Reconciler) observeOwn(ctx context.Context, obs *observed) error {
 		client.MatchingFields{ownerIndex: string(obs.sb.UID)}, client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("list pods of %s: %w", client.ObjectKeyFromObject(obs.sb), err)
 	}
-	obs.sandboxes, obs.surplus = sortOwnPods(pods.Items, obs.replicas())
+	obs.sandboxes, obs.surplus = sortOwnPods(pods.Items, obs.replicas(), r.lostNodes(pods.Items))
 	return nil
 }
 
-// sortOwnPods gives every index its best pod: a living one before a lost one, then a Ready one, then the oldest, then
+// sortOwnPods gives every index its best pod: one on a node that is not lost before others, then a living one before a lost one, then a Ready one, then the oldest, then
 // by name. Other pods are surplus, except those on their way out.
-func sortOwnPods(pods []corev1.Pod, replicas int) (sandboxes []sandbox, surplus []*corev1.Pod) {
+func sortOwnPods(pods []corev1.Pod, replicas int, lostNodes map[string]bool) (sandboxes []sandbox, surplus []*corev1.Pod) {
 	sandboxes = make([]sandbox, replicas)
 	sorted := make([]*corev1.Pod, len(pods))
 	for i := range pods {
 		sorted[i] = &pods[i]
 	}
-	slices.SortFunc(sorted, compareOwnPods)
+	slices.SortFunc(sorted, func(a, b *corev1.Pod) int {
+		return cmp.Or(compareBools(lostNodes[a.Spec.NodeName], lostNodes[b.Spec.NodeName]), compareOwnPods(a, b))
+	})
 	for _, pod := range sorted {
 		index, err := strconv.Atoi(pod.Labels[v1alpha1.PodIndexLabel])
 		if err != nil || index < 0 {
@@ -246,6 +251,10 @@ func sortOwnPods(pods []corev1.Pod, replicas int) (sandboxes []sandbox, surplus 
 			surplus = append(surplus, pod)
 		case sandboxes[index].podName == "":
 			sandboxes[index] = sandboxOfPod(pod)
+			if lostNodes[pod.Spec.NodeName] && !podutil.HasEnded(pod) {
+				sandboxes[index].lost = true
+				sandboxes[index].why = cmp.Or(sandboxes[index].why, podutil.LossNodeLost)
+			}
 		case pod.DeletionTimestamp == nil:
 			surplus = append(surplus, pod)
 		}

@@ -242,7 +242,7 @@ func TestSortOwnPods(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			sandboxes, surplus := sortOwnPods(c.pods, c.replicas)
+			sandboxes, surplus := sortOwnPods(c.pods, c.replicas, nil)
 			var got, gotSurplus []string
 			for _, s := range sandboxes {
 				if s.lost {

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/internal/scheduler"
 	"opensandbox.io/controller/internal/utils/indexset"
 )
 
@@ -144,10 +145,36 @@ func conditions(obs *observed, status *v1alpha1.BatchSandboxStatus, c sandboxCou
 }
 
 func waitingMessage(obs *observed) string {
+	message := fmt.Sprintf("waiting for pods of Pool %s", obs.sb.Spec.PoolRef)
 	if obs.gang() > 1 && obs.usable() == 0 {
-		return fmt.Sprintf("waiting for Pool %s to have %d pods together", obs.sb.Spec.PoolRef, obs.gang())
+		message = fmt.Sprintf("waiting for Pool %s to have %d pods together", obs.sb.Spec.PoolRef, obs.gang())
 	}
-	return fmt.Sprintf("waiting for pods of Pool %s", obs.sb.Spec.PoolRef)
+	return message + strandedNote(obs.counts) + failingNote(obs.pool)
+}
+
+// strandedNote completes a message where nodes keep pods of the pool from being handed out. It has no number, so that the
+// message changes only when its meaning does.
+func strandedNote(n scheduler.Counts) string {
+	switch {
+	case n.Stranded() == 0:
+		return ""
+	case n.Away == 0:
+		return "; some that nobody holds are on cordoned nodes"
+	default:
+		return "; some that nobody holds are on nodes that are cordoned or not Ready"
+	}
+}
+
+// failingNote completes a message where the pool says that its pods don't start.
+func failingNote(pool *v1alpha1.Pool) string {
+	if pool == nil {
+		return ""
+	}
+	c := meta.FindStatusCondition(pool.Status.Conditions, v1alpha1.ConditionPodsFailing)
+	if c == nil || c.Status != metav1.ConditionTrue {
+		return ""
+	}
+	return "; its pods don't start: " + c.Reason
 }
 
 func tasksCompleted(obs *observed, status *v1alpha1.BatchSandboxStatus) (ok bool, reason, message string) {

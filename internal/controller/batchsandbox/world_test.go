@@ -51,6 +51,7 @@ type world struct {
 	// What happens in place of a call; nil does the call.
 	onPatch  func(ctx context.Context, c client.WithWatch, obj client.Object, p client.Patch) error
 	onCreate func(pod *corev1.Pod) error
+	onDelete func() error
 	onRead   func() error           // reads past the cache
 	onStatus func() error           // writes of the status
 	statusIs func() error           // what the answer to one is, after it has landed
@@ -145,6 +146,11 @@ func (w *world) calls() interceptor.Funcs {
 		},
 		Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, o ...client.DeleteOption) error {
 			w.wrote("delete", obj)
+			if w.onDelete != nil {
+				if err := w.onDelete(); err != nil {
+					return err
+				}
+			}
 			return c.Delete(ctx, obj, o...)
 		},
 		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, p client.Patch, o ...client.PatchOption) error {

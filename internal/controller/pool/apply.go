@@ -53,7 +53,8 @@ func (r *Reconciler) apply(ctx context.Context, pool *v1alpha1.Pool, mem *memory
 	key := client.ObjectKeyFromObject(pool)
 	var done applied
 	unusable, unusableErr := r.deletePods(ctx, key, w.unusable)
-	deleted, shrinkErr := r.deletePods(ctx, key, r.ledger.Retire(key, w.plan.Delete))
+	surplus := append(r.ledger.RetireStranded(key, w.plan.DeleteStranded), r.ledger.Retire(key, w.plan.Delete)...)
+	deleted, shrinkErr := r.deletePods(ctx, key, surplus)
 	done.deleted, done.err = deleted, errors.Join(unusableErr, shrinkErr)
 	done.deleteFailed = done.err != nil
 	if w.plan.Create > 0 {

@@ -246,7 +246,7 @@ func scaleReasonOf(pool *v1alpha1.Pool, obs observed, plan scheduler.CapacityPla
 }
 
 func (m *memory) rememberCreates(obs observed, plan scheduler.CapacityPlan, done applied) {
-	wanted := plan.Create > 0 || (plan.Partial && plan.Delete == 0)
+	wanted := plan.Create > 0 || (plan.Partial && plan.Delete+plan.DeleteStranded == 0)
 	m.owed = max(0, m.owed-done.created-done.doubtful)
 	m.repairs.made(done.names)
 	if done.created > 0 || !wanted {
@@ -288,7 +288,7 @@ func (m *memory) wait(obs observed, plan scheduler.CapacityPlan) time.Duration {
 	if plan.Create > 0 || plan.Partial {
 		waits = append(waits, m.creates.at(obs.now).wait, m.endings.at(obs.now).wait)
 	}
-	if plan.Partial && plan.Delete > 0 {
+	if plan.Partial && plan.Delete+plan.DeleteStranded > 0 {
 		waits = append(waits, statusPace)
 	}
 	if m.endings.failing() {

@@ -71,7 +71,8 @@ func invalidSpec(format string, args ...any) *problem {
 //	| valid        | valid    | creates, wait is over       | as needed: slow start tries one first      |
 //	| valid        | valid    | no                          | as needed                                  |
 //
-// Nothing is deleted while deletes are waiting after a failure.
+// Nothing is deleted while deletes are waiting after a failure, and no stranded pod in favour of another one while anything
+// is known to fail.
 func planPool(pool *v1alpha1.Pool, obs observed) scheduler.CapacityPlan {
 	if obs.invalid != nil && obs.invalid.reason != v1alpha1.ReasonInvalidTemplate {
 		return scheduler.CapacityPlan{Limited: scheduler.LimitNone, Reason: "create and delete no pods: the spec is invalid"}
@@ -87,6 +88,9 @@ func planPool(pool *v1alpha1.Pool, obs observed) scheduler.CapacityPlan {
 	case obs.endings.failing:
 		limits.MaxCreate, limits.CreatePause = max(0, 1-obs.counts.Starting), "the last ended soon after their start: the pool tries one at a time"
 	}
+	if obs.failing != nil || obs.endings.failing || obs.creates.failing {
+		limits.MaxMove = 0 // others in their place would serve nobody
+	}
 	if obs.deletes.wait > 0 {
 		limits.MaxDelete, limits.DeletePause = 0, "the last could not be deleted: the pool waits before it tries again"
 	}
@@ -101,6 +105,7 @@ func limitsOf(pool *v1alpha1.Pool, obs observed) scheduler.Limits {
 		MaxCreate:   maxBurst,
 		MaxDelete:   maxBurst,
 		MaxReplace:  updateBudget(pool, obs.counts, obs.owed),
+		MaxMove:     max(1, updateBudget(pool, obs.counts, obs.counts.Cordoned)), // at least one, or batches might wait for ever
 		Owed:        obs.owed,
 		OwedFor:     obs.owedFor,
 	}
@@ -130,9 +135,9 @@ func planDeletion(obs observed) scheduler.CapacityPlan {
 		plan.Partial = true
 		return plan
 	}
-	plan.Delete = obs.counts.Idle + obs.counts.Starting
-	if plan.Delete > 0 {
-		plan.Reason = fmt.Sprintf("delete %d idle and starting pods: the pool is being deleted", plan.Delete)
+	plan.Delete, plan.DeleteStranded = obs.counts.Idle+obs.counts.Starting, obs.counts.Stranded()
+	if n := plan.Delete + plan.DeleteStranded; n > 0 {
+		plan.Reason = fmt.Sprintf("delete %d idle and starting pods: the pool is being deleted", n)
 	}
 	return plan
 }

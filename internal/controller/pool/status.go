@@ -107,9 +107,23 @@ func readyCondition(spec v1alpha1.CapacitySpec, obs observed, v view) metav1.Con
 		c.Message = fmt.Sprintf("the pool has poolMax (%d) pods, as many as it may", spec.PoolMax)
 	default:
 		c.Reason = v1alpha1.ReasonBufferLow
-		c.Message = fmt.Sprintf("fewer than bufferMin (%d) pods are idle beside those that batches wait for", spec.BufferMin)
+		c.Message = fmt.Sprintf("fewer than bufferMin (%d) pods are idle beside those that batches wait for%s", spec.BufferMin, strandedNote(n))
 	}
 	return c
+}
+
+// strandedNote completes a message where nodes keep pods from being handed out.
+func strandedNote(n scheduler.Counts) string {
+	switch {
+	case n.Stranded() == 0:
+		return ""
+	case n.Away == 0:
+		return fmt.Sprintf("; the nodes of %s are cordoned: uncordon them, or add nodes", count(n.Cordoned, "other pod"))
+	case n.Cordoned == 0:
+		return fmt.Sprintf("; the nodes of %s are not Ready", count(n.Away, "other pod"))
+	default:
+		return fmt.Sprintf("; the nodes of %s are cordoned or not Ready", count(n.Stranded(), "other pod"))
+	}
 }
 
 func limitedCondition(pool *v1alpha1.Pool, plan scheduler.CapacityPlan) metav1.Condition {
