@@ -356,7 +356,9 @@ func (w *world) removeForeignFinalizer(sb *v1alpha1.BatchSandbox) {
 // batchIsTornAway takes all finalizers from a batch that is being deleted, as impatient users do. Its pods were not given back.
 // Where they have no labels yet nothing durable tells so: that is asked too much.
 func (w *world) batchIsTornAway() bool {
-	sb := w.drawBatch(func(sb *v1alpha1.BatchSandbox) bool { return sb.DeletionTimestamp != nil && sb.Spec.TaskTemplate == nil })
+	sb := w.drawBatch(func(sb *v1alpha1.BatchSandbox) bool {
+		return sb.DeletionTimestamp != nil && sb.Spec.TaskTemplate == nil
+	})
 	if sb == nil {
 		return false
 	}
