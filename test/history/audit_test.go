@@ -185,7 +185,21 @@ func (a *audit) batchWritten(by *call, c change) {
 		a.holders[pod] = holder{batch: name, uid: after.UID, index: index}
 	}
 	if len(got) > 0 && by != nil {
+		a.checkGang(after, is)
 		a.checkOrder(by, after)
+	}
+}
+
+// checkGang fails if a batch is given fewer pods than it wants together.
+func (a *audit) checkGang(sb *v1alpha1.BatchSandbox, pods []string) {
+	held := len(pods)
+	for _, pod := range pods {
+		if pod == "" {
+			held--
+		}
+	}
+	if gang := (demand{batch: sb}).gang() - len(givenBack(sb)); held < gang {
+		a.w.fail("batch %s is given %d pods, and wants %d together", sb.Name, held, gang)
 	}
 }
 

@@ -14,6 +14,7 @@
 //	| ExpectPod counts nothing                              | no create above poolMax                           | 105       |
 //	| terminating pods take no room                         | no create above poolMax                           | 23        |
 //	| after an error, take it that nothing has landed       | no pod held twice                                 | 3,560     |
+//	| allocations are written without a resourceVersion     | no pod held twice                                 | 638       |
 //	| the batch controller believes an old cache            | no held pod deleted by the pool                   | 1,571     |
 //	| deletionTimestamp of pods ignored                     | no unfit pod handed out                           | 532       |
 //	| a pod being recycled counts as idle                   | no dirty pod idle                                 | 28        |
