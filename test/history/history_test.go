@@ -23,6 +23,7 @@
 //	| labels of a batch that vanished don't matter          | no dirty pod handed out                           | 2,771     |
 //	| priority ignored                                      | served in order                                   | 12        |
 //	| a pod that the pool is deleting may be handed out     | no dirty pod handed out                           | 1,906     |
+//	| a gang gets a part of what it wants                   | gangs come together                               | 112       |
 //	| whoever asks is served, not the head of the queue     | served in order                                   | 74        |
 //	| a pod that becomes idle wakes nobody                  | every waiting batch is served                     | 2         |
 //	| a failed pod keeps its place in a full pool           | every task runs or has ended                      | 5,543     |
