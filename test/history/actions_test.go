@@ -211,7 +211,7 @@ func (w *world) callGoesThrough() bool {
 	}
 	c := calls[rapid.IntRange(0, len(calls)-1).Draw(w.t, "call")]
 	answers := []answer{answerDone, answerDone, answerLost, answerReplyLost}
-	if c.writes() && c.verb != "create" && c.verb != "delete" && c.verb != "recycle" {
+	if strings.HasPrefix(c.verb, "patch") {
 		answers = append(answers, answerRaced, answerLater, answerSoon)
 	}
 	w.let(c, draw(w, "answer", answers...))
@@ -356,7 +356,9 @@ func (w *world) removeForeignFinalizer(sb *v1alpha1.BatchSandbox) {
 // batchIsTornAway takes all finalizers from a batch that is being deleted, as impatient users do. Its pods were not given back.
 // Where they have no labels yet nothing durable tells so: that is asked too much.
 func (w *world) batchIsTornAway() bool {
-	sb := w.drawBatch(func(sb *v1alpha1.BatchSandbox) bool { return sb.DeletionTimestamp != nil })
+	sb := w.drawBatch(func(sb *v1alpha1.BatchSandbox) bool {
+		return sb.DeletionTimestamp != nil && sb.Spec.TaskTemplate == nil
+	})
 	if sb == nil {
 		return false
 	}
@@ -365,7 +367,6 @@ func (w *world) batchIsTornAway() bool {
 		obj, err := w.server.get(kindPod, name)
 		if err == nil && obj.GetLabels()[v1alpha1.BatchNameLabel] == "" {
 			delete(w.audit.contaminated, obj.GetUID())
-			w.killTasks(obj.GetUID())
 		}
 	}
 	w.server.update(kindBatch, sb.Name, func(obj objectOf) bool {

@@ -83,9 +83,18 @@ func (a *audit) podWritten(by *call, c change) {
 		a.w.fail("%s deletes pod %s, which batch %s holds", by, before.Name, h.batch)
 	case held && after != nil && after.Annotations[v1alpha1.RecyclingAnnotation] != before.Annotations[v1alpha1.RecyclingAnnotation] && h.batch != by.task.name:
 		a.w.fail("%s marks or unmarks pod %s, which batch %s holds", by, before.Name, h.batch)
-	case after != nil && after.Labels[v1alpha1.BatchNameLabel] != "" && before.Labels[v1alpha1.BatchNameLabel] == "" && (!held || h.batch != by.task.name):
+	case after != nil && after.Labels[v1alpha1.BatchNameLabel] != "" && before.Labels[v1alpha1.BatchNameLabel] == "" && a.isSomebodyElses(by, before.Name):
 		a.w.fail("%s labels pod %s, which batch %q holds", by, before.Name, h.batch)
 	}
+}
+
+// isSomebodyElses says that a pod is not that of the batch which is reconciled. A batch that was torn away has them all.
+func (a *audit) isSomebodyElses(by *call, pod string) bool {
+	if h, held := a.holders[pod]; held {
+		return h.batch != by.task.name
+	}
+	_, err := a.w.server.get(kindBatch, by.task.name)
+	return err == nil && a.named[by.task.name] != nil
 }
 
 // podCreated checks the bound: the greatest poolMax that the controller could have known of when it decided.
@@ -176,7 +185,21 @@ func (a *audit) batchWritten(by *call, c change) {
 		a.holders[pod] = holder{batch: name, uid: after.UID, index: index}
 	}
 	if len(got) > 0 && by != nil {
+		a.checkGang(after, is)
 		a.checkOrder(by, after)
+	}
+}
+
+// checkGang fails if a batch is given fewer pods than it wants together.
+func (a *audit) checkGang(sb *v1alpha1.BatchSandbox, pods []string) {
+	held := len(pods)
+	for _, pod := range pods {
+		if pod == "" {
+			held--
+		}
+	}
+	if gang := (demand{batch: sb}).gang() - len(givenBack(sb)); held < gang {
+		a.w.fail("batch %s is given %d pods, and wants %d together", sb.Name, held, gang)
 	}
 }
 

@@ -51,9 +51,6 @@ func (c *call) String() string {
 	return fmt.Sprintf("%s %s %s of %s", c.verb, c.kind, c.name, c.task)
 }
 
-// writes says whether the call may change something.
-func (c *call) writes() bool { return c.verb != "get" && c.verb != "list" }
-
 // errDead is what the calls of a controller that was killed come to.
 var errDead = errors.New("this process is dead")
 

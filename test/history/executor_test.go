@@ -165,16 +165,6 @@ func (w *world) taskEnds(pod *corev1.Pod, reason string) {
 	w.settle()
 }
 
-// killTasks ends what runs in a pod, unseen.
-func (w *world) killTasks(uid types.UID) {
-	if at := w.containers[uid]; at != nil {
-		w.executors.change(func() {
-			at.tasks = nil
-			at.revision++
-		})
-	}
-}
-
 // goesDown ends the containers of a pod that had any.
 func (w *world) goesDown(uid types.UID) {
 	if at := w.containers[uid]; at != nil && at.up {
