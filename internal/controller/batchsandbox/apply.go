@@ -506,7 +506,8 @@ func refusalOf(err error) *problem {
 	}
 }
 
-// maxMessage bounds what is taken over from the API server into a condition, in bytes.
+// maxMessage bounds a text of foreign origin in a condition, and the note of an event, in bytes: the API server refuses longer
+// notes.
 const maxMessage = 1024
 
 func statusMessage(err error) string {
@@ -515,13 +516,13 @@ func statusMessage(err error) string {
 	if errors.As(err, &status) {
 		message = status.Status().Message
 	}
-	return cut(message, maxMessage)
+	return cut(message)
 }
 
-// cut shortens a text to a number of bytes, and keeps it valid UTF-8, so that it reads back from the API server as it was
+// cut shortens a text to maxMessage, and keeps it valid UTF-8, so that it reads back from the API server as it was
 // written.
-func cut(text string, bytes int) string {
-	return strings.ToValidUTF8(text[:min(len(text), bytes)], "")
+func cut(text string) string {
+	return strings.ToValidUTF8(text[:min(len(text), maxMessage)], "")
 }
 
 // deletePod deletes a pod by name and UID. One that is gone already is as good.

@@ -11,9 +11,6 @@ import (
 	"opensandbox.io/controller/api/v1alpha1"
 )
 
-// maxNote bounds the note of an event, in bytes: the API server refuses longer ones.
-const maxNote = 1024
-
 // recorder tells users what happened to their batch, after it has.
 type recorder struct{ events eventsv1.EventRecorder }
 
@@ -31,20 +28,20 @@ func (r recorder) released(sb *v1alpha1.BatchSandbox, n int) {
 
 func (r recorder) sandboxesLost(sb *v1alpha1.BatchSandbox, lost []mishap) {
 	if len(lost) > 0 {
-		r.events.Eventf(sb, nil, corev1.EventTypeWarning, "SandboxLost", "Replace", "Lost %s", cut(sentence(lost), maxNote))
+		r.events.Eventf(sb, nil, corev1.EventTypeWarning, "SandboxLost", "Replace", "Lost %s", cut(sentence(lost)))
 	}
 }
 
 func (r recorder) sandboxesRestarted(sb *v1alpha1.BatchSandbox, restarted []mishap) {
 	if len(restarted) > 0 {
-		r.events.Eventf(sb, nil, corev1.EventTypeWarning, "SandboxRestarted", "Observe", "Containers restarted in %s", cut(sentence(restarted), maxNote))
+		r.events.Eventf(sb, nil, corev1.EventTypeWarning, "SandboxRestarted", "Observe", "Containers restarted in %s", cut(sentence(restarted)))
 	}
 }
 
 // notRecycled tells at the pool, for it is the pool's template that could be changed.
 func (r recorder) notRecycled(pool *v1alpha1.Pool, obstacle string) {
 	r.events.Eventf(pool, nil, corev1.EventTypeWarning, "PodNotRecycled", "Recycle", "%s",
-		cut("Released pods are deleted and not restarted: "+obstacle, maxNote))
+		cut("Released pods are deleted and not restarted: "+obstacle))
 }
 
 // quarantined tells at the pool that one of its pods was taken out of use.
@@ -86,5 +83,5 @@ func (r recorder) problemFound(sb *v1alpha1.BatchSandbox, before *v1alpha1.Batch
 			return
 		}
 	}
-	r.events.Eventf(sb, nil, corev1.EventTypeWarning, found.reason, "Reconcile", "%s", cut(found.message, maxNote))
+	r.events.Eventf(sb, nil, corev1.EventTypeWarning, found.reason, "Reconcile", "%s", cut(found.message))
 }
