@@ -5,6 +5,7 @@ package pool
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -51,7 +52,7 @@ func (r *Reconciler) gone(ctx context.Context, key client.ObjectKey) (ctrl.Resul
 	if !apierrors.IsNotFound(err) {
 		return ctrl.Result{}, fmt.Errorf("read pool %s: %w", key, err)
 	}
-	left := append(r.ledger.RetireUnusable(key), r.ledger.Retire(key, n.Idle+n.Starting)...)
+	left := slices.Concat(r.ledger.RetireUnusable(key), r.ledger.RetireStranded(key, n.Stranded()), r.ledger.Retire(key, n.Idle+n.Starting))
 	deleted, err := r.deletePods(ctx, key, left)
 	if deleted > 0 {
 		logf.FromContext(ctx).Info("deleted pods that a pool left behind", "count", deleted)

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/internal/scheduler"
 	"opensandbox.io/controller/test/wrappers"
 )
 
@@ -75,6 +76,24 @@ func TestWhatAPoolLeavesBehindIsDeletedAndHeldPodsStay(t *testing.T) {
 	w.news()
 	if n := len(w.pods()); n != 1 || w.ledger.Counts(w.key).Held != 1 {
 		t.Errorf("%d pods, counts %+v, want the held one alone", n, w.ledger.Counts(w.key))
+	}
+}
+
+func TestWhatAPoolLeavesBehindOnACordonedNodeIsDeletedToo(t *testing.T) {
+	w := newWorld(t, wrappers.MakePool(namespace, "p").Buffer(1, 1).Obj())
+	w.settled()
+	w.bindTo("n")
+	w.settled()
+	w.ledger.ObserveNode("n", scheduler.NodeCordoned)
+	w.settled()
+	if n := w.ledger.Counts(w.key); n.Stranded() != 1 || n.Starting != 1 {
+		t.Fatalf("counts %+v, want one stranded pod and one in its place", n)
+	}
+	w.orphan()
+	w.reconcile()
+	w.news()
+	if n := len(w.pods()); n != 0 {
+		t.Errorf("%d pods are left", n)
 	}
 }
 
