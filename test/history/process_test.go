@@ -295,6 +295,11 @@ func (p *process) observe(k kind, c change) {
 				}
 			}
 		}
+		if p.world.passes(p.world.predicates.failing, c) {
+			for _, batch := range p.ledger.Waiting(types.NamespacedName{Namespace: namespace, Name: c.name()}) {
+				p.queue.add(item{batchController, batch.Name})
+			}
+		}
 	}
 }
 

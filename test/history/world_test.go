@@ -41,7 +41,7 @@ type world struct {
 	executors  executors
 	addresses  int
 
-	predicates struct{ batch, pool, poolOfBatch predicate.Predicate }
+	predicates struct{ batch, pool, poolOfBatch, failing predicate.Predicate }
 }
 
 // containers are those of one pod.
@@ -73,7 +73,7 @@ func newWorld(t *rapid.T) *world {
 	w.server.written = w.audit.written
 	w.server.gone = func(obj objectOf) { w.goesDown(obj.GetUID()) }
 	w.predicates.batch, w.predicates.poolOfBatch = batchsandbox.ChangedByUsers(), batchsandbox.PoolMatters()
-	w.predicates.pool = pool.Edited()
+	w.predicates.pool, w.predicates.failing = pool.Edited(), batchsandbox.FailingChanged()
 	return w
 }
 

@@ -9,3 +9,6 @@ func ChangedByUsers() predicate.Predicate { return changedByUsers() }
 
 // PoolMatters is the predicate of the watch of pools, for the same tests.
 func PoolMatters() predicate.Predicate { return poolMatters() }
+
+// FailingChanged is the predicate of the watch of pools that wakes the batches in their queues, for the same tests.
+func FailingChanged() predicate.Predicate { return failingChanged() }
