@@ -63,13 +63,11 @@ func (b *batch) giveBack(index int) {
 	}
 }
 
-// Replace is Discard for a released pod, which it counts once.
+// Replace is Discard for a released pod, which it counts once. The pod may be gone already, and nothing else be known of its
+// pool.
 func (l *Ledger) Replace(name types.NamespacedName, pod string) {
 	l.locked(func(_ *wakes) {
-		p, ok := l.pools[name]
-		if !ok {
-			return
-		}
+		p := l.pool(name)
 		e, known := p.pods[pod]
 		if !known || !e.retired {
 			p.released.Replaced++

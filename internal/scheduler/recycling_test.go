@@ -121,3 +121,15 @@ type poolWaker func(types.NamespacedName)
 
 func (poolWaker) WakeBatch(types.NamespacedName)       {}
 func (f poolWaker) WakePool(pool types.NamespacedName) { f(pool) }
+
+// The watch may show the end of the last pod before the answer to its deletion is here.
+func TestAReplacedPodCountsThoughNothingElseIsKnownOfItsPool(t *testing.T) {
+	l := NewLedger(silent{})
+	l.Replace(poolP, "p-0")
+	if got := l.TakeReleased(poolP); got != (Released{Replaced: 1}) {
+		t.Errorf("counted %+v, want the pod", got)
+	}
+	if len(l.pools) > 0 {
+		t.Error("the pool is kept")
+	}
+}

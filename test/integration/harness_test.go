@@ -338,7 +338,7 @@ func makeBatch(name, pool string, replicas int32) *v1alpha1.BatchSandbox {
 // controller is one controller process.
 type controller struct {
 	t   *testing.T
-	log *bytes.Buffer
+	log *logBuffer
 	mu  sync.Mutex // guards cmd
 	cmd *exec.Cmd
 	arg []string
@@ -353,7 +353,7 @@ func (s *space) startController(kubeconfig string, args ...string) *controller {
 	if kubeconfig == "" {
 		kubeconfig = s.kubeconfig
 	}
-	c := &controller{t: s.t, log: &bytes.Buffer{}, bin: filepath.Join(s.bin, "controller"), arg: append([]string{
+	c := &controller{t: s.t, log: &logBuffer{}, bin: filepath.Join(s.bin, "controller"), arg: append([]string{
 		"--kubeconfig=" + kubeconfig, "--watch-namespaces=" + s.name, "--namespace=" + s.name,
 		"--metrics-bind-address=0", "--health-probe-bind-address=0",
 	}, args...)}
@@ -400,6 +400,24 @@ func (c *controller) signal(sig syscall.Signal) {
 	if c.cmd != nil {
 		_ = c.cmd.Process.Signal(sig)
 	}
+}
+
+// logBuffer keeps what a process writes, and can be read meanwhile.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
 
 func tail(text string, lines int) string {

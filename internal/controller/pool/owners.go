@@ -40,6 +40,7 @@ func (r *Reconciler) secondOwner(ctx context.Context, pool *v1alpha1.Pool, mem *
 func (r *Reconciler) gone(ctx context.Context, key client.ObjectKey) (ctrl.Result, error) {
 	r.memories.forget(key)
 	r.calls.take(key)
+	r.ledger.TakeReleased(key) // nobody is left to tell
 	defer r.ledger.ForgetPool(key)
 	n := r.ledger.Counts(key)
 	if n.Idle+n.Starting+n.Unusable == 0 {
