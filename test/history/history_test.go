@@ -32,8 +32,8 @@
 //	| an empty pool is forgotten under its batch            | the ledger counts what there is                   | 2         |
 //
 // Not found in 10,000: no fence after an election or an unanswered allocation, no queue after an election, an old cache
-// believed by the pool controller, old news of a pod believed, lost pods not dirty. Each needs a rare order of events; the
-// controllers' own tests have them.
+// believed by the pool controller, old news of a pod believed, lost pods not dirty, restarted containers that need not be new.
+// Each needs a rare order of events: don't count on this test for them.
 package history
 
 import (
