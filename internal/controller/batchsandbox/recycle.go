@@ -125,37 +125,32 @@ func (r *Reconciler) mark(ctx context.Context, obs *observed, pod *corev1.Pod, a
 		return false, nil
 	}
 	annotations[v1alpha1.RecyclingAnnotation] = recycling.MarkOf(pod, obs.sb.UID, obs.now).Encode()
-	body := mustJSON(map[string]any{"metadata": map[string]any{
-		"uid":             pod.UID,
-		"resourceVersion": pod.ResourceVersion,
-		"annotations":     annotations,
-		"labels":          map[string]any{v1alpha1.BatchNameLabel: nil, v1alpha1.PodIndexLabel: nil},
-		"ownerReferences": withoutOwner(pod.OwnerReferences, obs.sb.UID),
-	}})
-	if err := r.client.Patch(ctx, pod, client.RawPatch(types.MergePatchType, []byte(body))); err != nil {
-		if apierrors.IsNotFound(err) {
-			return false, nil
-		}
+	done, err = r.partWith(ctx, obs, pod, map[string]any{"resourceVersion": pod.ResourceVersion, "annotations": annotations})
+	if err != nil {
 		return false, fmt.Errorf("mark pod %s as recycling: %w", pod.Name, err)
 	}
-	r.ledger.RefreshPod(poolKey(obs.sb), pod)
-	return true, nil
+	return done, nil
 }
 
 // unlabel takes the batch's labels off a pod before it is idle again, and writes these annotations. It returns false if the pod
 // is gone.
 func (r *Reconciler) unlabel(ctx context.Context, obs *observed, pod *corev1.Pod, annotations map[string]any) (done bool, err error) {
-	body := mustJSON(map[string]any{"metadata": map[string]any{
-		"uid":             pod.UID,
-		"annotations":     annotations,
-		"labels":          map[string]any{v1alpha1.BatchNameLabel: nil, v1alpha1.PodIndexLabel: nil},
-		"ownerReferences": withoutOwner(pod.OwnerReferences, obs.sb.UID),
-	}})
-	if err := r.client.Patch(ctx, pod, client.RawPatch(types.MergePatchType, []byte(body))); err != nil {
-		if apierrors.IsNotFound(err) {
-			return false, nil
-		}
+	done, err = r.partWith(ctx, obs, pod, map[string]any{"annotations": annotations})
+	if err != nil {
 		return false, fmt.Errorf("remove the batch's labels from pod %s: %w", pod.Name, err)
+	}
+	return done, nil
+}
+
+// partWith takes the batch's labels and its ownership off a pod, in one write with the rest of the metadata that is to change.
+// It returns false if the pod is gone.
+func (r *Reconciler) partWith(ctx context.Context, obs *observed, pod *corev1.Pod, metadata map[string]any) (done bool, err error) {
+	metadata["uid"] = pod.UID
+	metadata["labels"] = map[string]any{v1alpha1.BatchNameLabel: nil, v1alpha1.PodIndexLabel: nil}
+	metadata["ownerReferences"] = withoutOwner(pod.OwnerReferences, obs.sb.UID)
+	body := mustJSON(map[string]any{"metadata": metadata})
+	if err := r.client.Patch(ctx, pod, client.RawPatch(types.MergePatchType, []byte(body))); err != nil {
+		return false, client.IgnoreNotFound(err)
 	}
 	r.ledger.RefreshPod(poolKey(obs.sb), pod)
 	return true, nil
