@@ -25,6 +25,7 @@ import (
 	"opensandbox.io/controller/internal/task-executor/server"
 	"opensandbox.io/controller/internal/task-executor/store"
 	"opensandbox.io/controller/internal/task-executor/task"
+	"opensandbox.io/controller/pkg/task-executor/token"
 )
 
 const (
@@ -135,14 +136,18 @@ var errRecycle = errors.New("the pod is to be recycled")
 // serve answers requests until ctx is done, or errRecycle is to be returned; they are still answered while the tasks are
 // being ended.
 func serve(ctx context.Context, opts Options, tasks *task.Manager, recycler *recycle.Recycler, log *slog.Logger) error {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", opts.ListenAddr)
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", opts.address())
 	if err != nil {
 		return errors.Join(err, closeTasks(ctx, tasks))
 	}
-	log.Info("serving", "address", l.Addr().String())
+	handler := server.NewHandler(tasks, recycler, log)
+	if opts.Root != nil {
+		handler = server.Guard(handler, token.NewVerifier(opts.Root, opts.PodUID, clock.RealClock{}), log)
+	}
+	log.Info("serving", "address", l.Addr().String(), "authenticated", opts.Root != nil)
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
-	srv := server.NewServer(serving, server.NewHandler(tasks, recycler, log), log)
+	srv := server.NewServer(serving, handler, log)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(serving, srv, l, requestGrace) }()
 
