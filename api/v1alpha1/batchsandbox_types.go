@@ -248,7 +248,10 @@ type BatchSandboxStatus struct {
 	// +optional
 	Restarts int32 `json:"restarts,omitempty"`
 
-	// queue is the place in the pool's queue while the batch waits.
+	// queue is the place in the pool's queue while the batch waits. It is there within a second after the batch began to
+	// wait, and follows within a second while no more than 50 places are wrong at once. In longer queues that move, 100
+	// places a second are told anew, of all pools together, and those first that are most wrong in proportion: the
+	// far end of a queue may lag. When a queue stands still, every place becomes right.
 	// +optional
 	Queue *QueueStatus `json:"queue,omitempty"`
 

@@ -17,7 +17,8 @@ const (
 
 	// RecycleRestart restarts every container of the pod: same pod, node and IP, new root file systems. It needs Kubernetes
 	// 1.36, restartPolicy Always, a container named task-executor beside others, and no writable volume that outlives a
-	// container. A pod without these, or that is not proven clean within 60 s, is deleted.
+	// container. A pod without these, or that is not proven clean within 60 s, is deleted. Unset means the same, but that
+	// a pod without these is nothing to warn of.
 	RecycleRestart RecycleType = "Restart"
 
 	// RecycleNoop hands the pod on as it is, files and processes of the last user included.
@@ -104,8 +105,7 @@ type UpdateStrategy struct {
 
 // RecycleStrategy says what happens to a pod that a batch gives back.
 type RecycleStrategy struct {
-	// type is Delete, Restart or Noop. Unset: Restart where the result is provably clean, else Delete. For now
-	// unset deletes.
+	// type is Delete, Restart or Noop. Unset: Restart where the result is provably clean, else Delete.
 	// +optional
 	Type RecycleType `json:"type,omitempty"`
 }
@@ -149,6 +149,21 @@ type PoolStatus struct {
 	// +optional
 	// +kubebuilder:default=0
 	Waiting int32 `json:"waiting"`
+
+	// recycled is the number of released pods that ever came back: restarted in place and proven clean, or handed on as
+	// they were under Noop. Those of the last moment before a controller was killed may be missing; none counts twice.
+	// +optional
+	Recycled int64 `json:"recycled,omitempty"`
+
+	// replaced is the number of released pods that were ever deleted instead: under Delete, because they could not be proven
+	// clean, or because their tasks could not be stopped or failed again and again. It misses as few as recycled does.
+	// +optional
+	Replaced int64 `json:"replaced,omitempty"`
+
+	// recycleObstacle says why released pods of the current template are deleted though recycleStrategy.type would have them
+	// restarted in place. Empty where they are restarted, and under Delete and Noop.
+	// +optional
+	RecycleObstacle string `json:"recycleObstacle,omitempty"`
 
 	// lastScaleReason is the last decision about the size, in words.
 	// +optional

@@ -14,11 +14,18 @@ const (
 	// On: BatchSandbox. Written by the batch controller on delivery. Read by gateways and SDKs.
 	EndpointsAnnotation = "sandbox.opensandbox.io/endpoints"
 
-	// RecyclingAnnotation marks a released pod as dirty: {"batch":UID,"containers":{name:ID}} with the
-	// container IDs the last user had. On: pool pods. Written by the batch controller before the pod leaves its batch's
+	// RecyclingAnnotation marks a released pod as dirty: {"batch":UID,"containers":{name:ID},"since":TIME} with the
+	// container IDs the last user had, and when it was written (RFC 3339; missing in marks of older controllers): the pod
+	// is deleted if it is not proven clean a minute later. On: pool pods. Written by the batch controller before the pod leaves its batch's
 	// alloc-status, removed by the pool controller when the recycling is proven. Read by both and by the ledger: a marked
 	// pod is never idle.
 	RecyclingAnnotation = "sandbox.opensandbox.io/recycling"
+
+	// TaskFailuresAnnotation counts the holders in a row whose task failed by infrastructure in this pod (StartError,
+	// ExecutorLost): {"count":1,"last":"UID/INDEX"}, with the batch and index of the last one; without it there were none.
+	// At MaxTaskFailures the pod is not recycled but deleted. On: pool pods. Written by the batch controller at release, with
+	// the mark or the removal of its labels; removed when a task has run to its end. Read by the batch controller at release.
+	TaskFailuresAnnotation = "sandbox.opensandbox.io/task-failures"
 
 	// LeaderEpochAnnotation names the controller process that leads. On: pooled BatchSandboxes with unmet
 	// demand. Written once after an election, so that a late write of the last leader conflicts.
@@ -86,3 +93,6 @@ const RootSecretName = "opensandbox-controller-root" //nolint:gosec // a name, n
 
 // MaxNameLength is the greatest length of the name of a batch or pool, for it becomes a label value.
 const MaxNameLength = 63
+
+// MaxTaskFailures is the number of holders in a row whose task failed by infrastructure after which a pool pod is deleted.
+const MaxTaskFailures = 2

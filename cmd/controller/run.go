@@ -75,9 +75,11 @@ func run(ctx context.Context, o Options) error {
 	wake := waker{batches: trigger.New(), pools: trigger.New()}
 	runner := batchsandbox.NewRunner(runnerCtx, clock.RealClock{}, wake.WakeBatch, batchsandbox.Dialer())
 	defer runner.Wait()
+	calls := pool.NewCalls(runnerCtx, wake.WakePool, pool.Dialer())
+	defer calls.Wait()
 	defer stopRunner()
 	ledger := scheduler.NewLedger(wake)
-	if err := setup(mgr, o, parts{ledger: ledger, runner: runner, wake: wake, leads: leads}); err != nil {
+	if err := setup(mgr, o, parts{ledger: ledger, runner: runner, calls: calls, wake: wake, leads: leads}); err != nil {
 		return err
 	}
 	if err := addChecks(mgr); err != nil {
@@ -101,6 +103,7 @@ func (w waker) WakePool(pool types.NamespacedName)   { w.pools.Wake(pool) }
 type parts struct {
 	ledger *scheduler.Ledger
 	runner *batchsandbox.Runner
+	calls  *pool.Calls
 	wake   waker
 	leads  func() bool
 }
@@ -121,10 +124,13 @@ func setup(mgr ctrl.Manager, o Options, p parts) error {
 	}
 	pools := pool.New(pool.Options{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
-		Ledger: p.ledger, Ready: ready, Dial: pool.Dialer(), Suffix: pool.RandomSuffix,
+		Ledger: p.ledger, Ready: ready, Calls: p.calls, Suffix: pool.RandomSuffix,
 	})
 	if err := pools.SetupWithManager(mgr, p.wake.pools, o.Concurrency); err != nil {
 		return fmt.Errorf("set up the pool controller: %w", err)
+	}
+	if err := mgr.Add(batchsandbox.NewPlaces(p.ledger, clock.RealClock{})); err != nil {
+		return fmt.Errorf("set up the places in queues: %w", err)
 	}
 	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
 		rebuild := func(ctx context.Context) (bool, error) {

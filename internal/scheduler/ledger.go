@@ -64,11 +64,9 @@ type Result struct {
 	// Grants are the pods handed over now; they are assumed until Confirm or Settle.
 	Grants []Grant
 
-	// Position is the place in the queue, from 1, if something is still missing; else 0.
-	Position int
-
-	// Waiting is the number of sandboxes that the whole queue waits for.
-	Waiting int
+	// Place is what the batch's status has to tell of the queue if something is still missing; else zero. It is the
+	// place the batch has, or the one that its status tells while that is close enough.
+	Place
 }
 
 // Ledger is the index in memory of who holds which pod. It is safe for concurrent use and can be rebuilt from
@@ -79,6 +77,9 @@ type Ledger struct {
 	mu      sync.Mutex
 	pools   map[types.NamespacedName]*pool
 	batches map[types.NamespacedName]*batch
+	// moved are the pools whose queue changed since TellPlaces looked at it, each once and in that order.
+	moved      []types.NamespacedName
+	queueMoves chan struct{}
 	// removed has the pods that went while the ledger was being rebuilt, so that a list read earlier can't bring
 	// them back; nil afterwards.
 	removed map[types.UID]struct{}
@@ -94,9 +95,11 @@ type pool struct {
 	idle            *list.List // of *entry, current revision
 	stale           *list.List // of *entry, other revisions
 	queue           *queue
+	moved           bool              // it stands in the ledger's list of moved queues
 	holders         map[string]holder // by pod name, also of pods not seen yet
 	recycling       map[string]*entry // unheld pods that carry the mark
 	batches         int               // batches that refer to this pool
+	released        Released          // since they were last taken
 }
 
 type holder struct {
@@ -109,6 +112,8 @@ type batch struct {
 	pool    *pool
 	pods    []string // by index
 	assumed map[int]bool
+	// asked is the demand for which pods are assumed; nil once they are confirmed or settled.
+	asked *Demand
 }
 
 // class is how a pod counts.
@@ -136,9 +141,10 @@ type entry struct {
 // NewLedger returns an empty ledger that tells w of changes.
 func NewLedger(w Waker) *Ledger {
 	return &Ledger{
-		waker:   w,
-		pools:   map[types.NamespacedName]*pool{},
-		batches: map[types.NamespacedName]*batch{},
+		waker:      w,
+		pools:      map[types.NamespacedName]*pool{},
+		batches:    map[types.NamespacedName]*batch{},
+		queueMoves: make(chan struct{}, 1),
 	}
 }
 
@@ -200,7 +206,7 @@ func (l *Ledger) pool(name types.NamespacedName) *pool {
 
 // forgetEmpty drops a pool of which nothing is known any more.
 func (l *Ledger) forgetEmpty(p *pool) {
-	if len(p.pods) == 0 && p.batches == 0 {
+	if len(p.pods) == 0 && p.batches == 0 && p.released == (Released{}) {
 		delete(l.pools, p.name)
 	}
 }
@@ -312,6 +318,7 @@ func (l *Ledger) ObservePool(name types.NamespacedName, revision string) {
 func (l *Ledger) ForgetPool(name types.NamespacedName) {
 	l.locked(func(_ *wakes) {
 		if p, ok := l.pools[name]; ok {
+			p.released = Released{}
 			l.forgetEmpty(p)
 		}
 	})
@@ -447,30 +454,29 @@ func (l *Ledger) Assume(d Demand) Result {
 	l.locked(func(w *wakes) {
 		p := l.pool(types.NamespacedName{Namespace: d.Batch.Namespace, Name: d.Pool})
 		defer l.forgetEmpty(p)
-		before := p.queue.waiting
 		if len(d.Missing) == 0 {
-			if p.queue.remove(d.Batch) {
-				w.pool(p.name)
-				p.wakeHead(w)
-			}
+			l.leaveQueue(p, d.Batch, w)
 			return
 		}
 		b := l.batch(d.Batch, d.UID, p, w)
-		demand := &d
-		demand.Missing = slices.Clone(d.Missing)
-		p.queue.put(demand)
+		waiting, led := p.queue.waiting, p.queue.headedBy(d.Batch)
+		demand, old := l.enqueue(p, d)
 		if p.queue.head() == demand {
 			res.Grants = b.grant(demand)
 		}
-		if len(res.Grants) > 0 || p.queue.waiting != before {
+		if len(res.Grants) > 0 {
+			l.queueMoved(p)
+		}
+		if len(res.Grants) > 0 || p.queue.waiting != waiting {
 			w.pool(p.name)
 		}
-		if len(demand.Missing) > 0 {
-			res.Position = p.queue.position(demand) + 1
-		} else {
+		switch {
+		case len(demand.Missing) == 0:
 			p.wakeHead(w)
+		case led && p.queue.head() != demand:
+			p.wakeHead(w) // the batch went back, and pods it collected may suit the new head
 		}
-		res.Waiting = p.queue.waiting
+		res.Place = l.tell(p, demand, demand.isNews(old) || len(res.Grants) > 0)
 	})
 	return res
 }
@@ -481,6 +487,10 @@ func (b *batch) grant(d *Demand) []Grant {
 	n := min(len(d.Missing), p.counts[classIdle])
 	if d.Held+n < min(d.MinAvailable, d.Held+len(d.Missing)) {
 		return nil
+	}
+	if n > 0 {
+		asked := *d
+		b.asked = &asked
 	}
 	grants := make([]Grant, 0, n)
 	for _, index := range p.queue.take(d, n) {
@@ -524,6 +534,7 @@ func (l *Ledger) Confirm(name types.NamespacedName) {
 	l.locked(func(_ *wakes) {
 		if b, ok := l.batches[name]; ok {
 			clear(b.assumed)
+			b.asked = nil
 		}
 	})
 }
@@ -534,6 +545,10 @@ type Settlement struct {
 	UID   types.UID
 	Pool  string
 	Pods  []string // by index, "" for none
+
+	// Conflicted: the API server refused the allocation since the batch had changed meanwhile. The batch asks again in a
+	// moment, and until then the queue keeps its place.
+	Conflicted bool
 }
 
 // Settle makes the ledger hold for a batch exactly what its alloc-status says. Pods that were only assumed are
@@ -547,10 +562,29 @@ func (l *Ledger) Settle(s Settlement) (doubled []string) {
 		b.dropAllBut(s.Pods)
 		doubled = b.adopt(s.Batch, s.Pods)
 		clear(b.assumed)
+		if s.Conflicted {
+			l.askAgain(b)
+		}
+		b.asked = nil
 		w.pool(p.name)
-		p.wakeHead(w)
+		if !s.Conflicted || !p.queue.headedBy(s.Batch) { // else it comes by itself, and its cache may be behind until then
+			p.wakeHead(w)
+		}
 	})
 	return doubled
+}
+
+// askAgain puts what the batch was given, and does not hold, back into the queue.
+func (l *Ledger) askAgain(b *batch) {
+	if b.asked == nil {
+		return
+	}
+	d := *b.asked
+	d.Missing = slices.DeleteFunc(slices.Clone(d.Missing), func(index int) bool { return index < len(b.pods) && b.pods[index] != "" })
+	if len(d.Missing) > 0 {
+		demand, _ := l.enqueue(b.pool, d)
+		l.tell(b.pool, demand, false) // what the status tells may not be the place it has now
+	}
 }
 
 // dropAllBut takes away what the list doesn't name at the same index.
@@ -602,7 +636,7 @@ func (l *Ledger) Release(name types.NamespacedName, indexes []int) {
 		}
 		for _, index := range indexes {
 			if index < len(b.pods) && b.pods[index] != "" {
-				b.unhold(index, false)
+				b.giveBack(index)
 			}
 		}
 		w.pool(b.pool.name)
@@ -619,7 +653,7 @@ func (l *Ledger) ReleaseAll(name types.NamespacedName) {
 		}
 		for index, pod := range b.pods {
 			if pod != "" {
-				b.unhold(index, false)
+				b.giveBack(index)
 			}
 		}
 		l.dropBatch(name, w)
@@ -641,7 +675,9 @@ func (l *Ledger) dropBatch(name types.NamespacedName, w *wakes) {
 			b.unhold(index, !b.assumed[index])
 		}
 	}
-	b.pool.queue.remove(name)
+	if b.pool.queue.remove(name) {
+		l.queueMoved(b.pool)
+	}
 	b.pool.batches--
 	delete(l.batches, name)
 	w.pool(b.pool.name)
@@ -652,9 +688,8 @@ func (l *Ledger) dropBatch(name types.NamespacedName, w *wakes) {
 // LeaveQueue takes a batch out of its pool's queue, if it is in it.
 func (l *Ledger) LeaveQueue(name types.NamespacedName) {
 	l.locked(func(w *wakes) {
-		if b, ok := l.batches[name]; ok && b.pool.queue.remove(name) {
-			w.pool(b.pool.name)
-			b.pool.wakeHead(w)
+		if b, ok := l.batches[name]; ok {
+			l.leaveQueue(b.pool, name, w)
 		}
 	})
 }

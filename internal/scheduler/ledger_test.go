@@ -4,6 +4,8 @@ package scheduler
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -248,44 +250,202 @@ func TestRetiredPodsAreNotHandedOut(t *testing.T) {
 	}
 }
 
-// TestLedgerNeverGivesAPodTwice drives a ledger through random histories and checks after every step that its
-// counts are those of its pods and that every pod has at most one holder.
-func TestLedgerNeverGivesAPodTwice(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		l, _ := newPool(0)
-		batches := []string{"a", "b", "c"}
-		podName := rapid.SampledFrom([]string{"p-0", "p-1", "p-2", "p-3", "p-4"})
-		version := 1
-		t.Repeat(map[string]func(*rapid.T){
-			"observe": func(t *rapid.T) {
-				version++
-				pod := readyPod(podName.Draw(t, "pod"))
-				pod.ResourceVersion = fmt.Sprint(version)
-				pod.State = rapid.SampledFrom([]PodState{PodStarting, PodReady, PodReady, PodUnusable, PodTerminating}).Draw(t, "state")
-				pod.Revision = rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "revision")
-				l.ObservePod(poolP, pod)
-			},
-			"remove": func(t *rapid.T) { l.RemovePod(poolP, podName.Draw(t, "pod"), "") },
-			"assume": func(t *rapid.T) {
-				missing := rapid.SampledFrom([][]int{{0}, {0, 1}, {1, 2}, nil}).Draw(t, "missing")
-				d := demand(rapid.SampledFrom(batches).Draw(t, "batch"), 0, missing...)
-				d.MinAvailable = rapid.IntRange(0, 2).Draw(t, "minAvailable")
-				l.Assume(d)
-			},
-			"confirm": func(t *rapid.T) { l.Confirm(key(rapid.SampledFrom(batches).Draw(t, "batch"))) },
-			"settle": func(t *rapid.T) {
-				name := rapid.SampledFrom(batches).Draw(t, "batch")
-				pods := rapid.SliceOfNDistinct(podName, 0, 3, rapid.ID[string]).Draw(t, "pods")
-				l.Settle(Settlement{Batch: key(name), UID: types.UID("uid-" + name), Pool: "p", Pods: pods})
-			},
-			"release":  func(t *rapid.T) { l.ReleaseAll(key(rapid.SampledFrom(batches).Draw(t, "batch"))) },
-			"gone":     func(t *rapid.T) { l.BatchGone(key(rapid.SampledFrom(batches).Draw(t, "batch"))) },
-			"retire":   func(t *rapid.T) { l.Retire(poolP, 1) },
-			"unretire": func(t *rapid.T) { l.Unretire(poolP, podName.Draw(t, "pod")) },
-			"revision": func(t *rapid.T) { l.ObservePool(poolP, rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "revision")) },
-			"":         func(t *rapid.T) { mustBeConsistent(t, l) },
-		})
+// TestLedgerKeepsItsWordInEveryHistory drives a ledger through random histories and checks after every step that
+//   - its counts are those of its pods, and every pod has at most one holder,
+//   - no batch got a pod while another waited further ahead, and no gang got a part,
+//   - whoever waits at the head and could have pods was woken since it asked last,
+//   - the queue is in order, waits for the sum of what is missing, and every place that is told wrongly will be told anew.
+func TestLedgerKeepsItsWordInEveryHistory(t *testing.T) {
+	for range 30 { // of 100 histories each
+		rapid.Check(t, ledgerHistory)
+	}
+}
+
+func FuzzLedger(f *testing.F) { f.Fuzz(rapid.MakeFuzz(ledgerHistory)) }
+
+func ledgerHistory(t *rapid.T) {
+	m := newModel(t)
+	l := m.ledger
+	podName := rapid.SampledFrom([]string{"p-0", "p-1", "p-2", "p-3", "p-4"})
+	batch := rapid.SampledFrom([]string{"a", "b", "c", "d", "e"})
+	version := 1
+	t.Repeat(map[string]func(*rapid.T){
+		"observe": func(t *rapid.T) {
+			version++
+			pod := readyPod(podName.Draw(t, "pod"))
+			pod.ResourceVersion = fmt.Sprint(version)
+			pod.State = rapid.SampledFrom([]PodState{PodStarting, PodReady, PodReady, PodUnusable, PodTerminating}).Draw(t, "state")
+			pod.Revision = rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "revision")
+			l.ObservePod(poolP, pod)
+		},
+		"remove": func(t *rapid.T) { l.RemovePod(poolP, podName.Draw(t, "pod"), "") },
+		"assume": func(t *rapid.T) {
+			name := batch.Draw(t, "batch")
+			missing := rapid.SampledFrom([][]int{{0}, {0, 1}, {1, 2}, {0, 1, 2}, nil}).Draw(t, "missing")
+			d := demand(name, int(name[0])%3, missing...)
+			d.Priority = int32(rapid.IntRange(0, 2).Draw(t, "priority"))
+			d.MinAvailable = rapid.IntRange(0, 3).Draw(t, "minAvailable")
+			m.assume(t, d)
+			if rapid.Bool().Draw(t, "written") {
+				l.Confirm(key(name))
+			}
+		},
+		"woken": func(t *rapid.T) {
+			if woken := slices.Sorted(maps.Keys(m.woken)); len(woken) > 0 {
+				m.askAgain(t, rapid.SampledFrom(woken).Draw(t, "batch"))
+			}
+		},
+		"confirm": func(t *rapid.T) { l.Confirm(key(batch.Draw(t, "batch"))) },
+		"settle": func(t *rapid.T) {
+			name := batch.Draw(t, "batch")
+			l.Settle(Settlement{
+				Batch: key(name), UID: types.UID("uid-" + name), Pool: "p", Conflicted: rapid.Bool().Draw(t, "conflicted"),
+				Pods: rapid.SliceOfNDistinct(podName, 0, 3, rapid.ID[string]).Draw(t, "pods"),
+			})
+			m.woken[name] = true // whoever settles asks again
+		},
+		"release":  func(t *rapid.T) { l.ReleaseAll(key(batch.Draw(t, "batch"))) },
+		"leave":    func(t *rapid.T) { l.LeaveQueue(key(batch.Draw(t, "batch"))) },
+		"gone":     func(t *rapid.T) { l.BatchGone(key(batch.Draw(t, "batch"))) },
+		"retire":   func(t *rapid.T) { l.Retire(poolP, 1) },
+		"unretire": func(t *rapid.T) { l.Unretire(poolP, podName.Draw(t, "pod")) },
+		"revision": func(t *rapid.T) { l.ObservePool(poolP, rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "revision")) },
+		"tell":     func(t *rapid.T) { m.tell(t, rapid.IntRange(1, 3).Draw(t, "n")) },
+		"rest":     m.rest,
+		"": func(t *rapid.T) {
+			mustBeConsistent(t, l)
+			mustHaveNews(t, l, m)
+		},
 	})
+}
+
+// model is what the batches of a history know: what each asked for last and what its status tells, who was woken since.
+type model struct {
+	ledger *Ledger
+	asked  map[string]Demand
+	woken  map[string]bool
+}
+
+func (m *model) WakeBatch(b types.NamespacedName) { m.woken[b.Name] = true }
+func (m *model) WakePool(types.NamespacedName)    {}
+
+func newModel(t *rapid.T) *model {
+	m := &model{asked: map[string]Demand{}, woken: map[string]bool{}}
+	m.ledger = NewLedger(m)
+	m.ledger.ObservePool(poolP, "r1")
+	return m
+}
+
+// assume is a reconcile of a batch that asks for what it misses.
+func (m *model) assume(t *rapid.T, d Demand) {
+	name := d.Batch.Name
+	ahead := m.ahead(d)
+	idle := m.ledger.Counts(poolP).Idle
+	delete(m.woken, name)
+	d.Told = m.asked[name].Told
+	res := m.ledger.Assume(d)
+	if n := len(res.Grants); n > 0 {
+		if len(ahead) > 0 {
+			t.Fatalf("%s got %d pods, and overtook %v", name, n, ahead)
+		}
+		if n != min(idle, len(d.Missing)) || d.Held+n < min(d.MinAvailable, d.Held+len(d.Missing)) {
+			t.Fatalf("%s got %d of %d idle pods; it misses %d and wants %d together", name, n, idle, len(d.Missing), d.MinAvailable)
+		}
+	}
+	d.Missing = d.Missing[len(res.Grants):]
+	d.Held += len(res.Grants)
+	if d.Told = res.Place; rapid.IntRange(0, 9).Draw(t, "statusLost") == 9 {
+		d.Told = m.asked[name].Told
+		m.woken[name] = true // the reconcile failed and is tried again
+	}
+	m.asked[name] = d
+}
+
+// askAgain is a reconcile of a batch that changed nothing.
+func (m *model) askAgain(t *rapid.T, name string) {
+	delete(m.woken, name)
+	p, known := m.ledger.pools[poolP]
+	if known && p.queue.byBatch[key(name)] != nil {
+		d := m.asked[name]
+		d.Missing = slices.Clone(p.queue.byBatch[key(name)].Missing)
+		m.assume(t, d)
+	}
+}
+
+// ahead are the batches that wait for the same pool further ahead.
+func (m *model) ahead(d Demand) []string {
+	var names []string
+	if p, ok := m.ledger.pools[poolP]; ok {
+		for name, other := range p.queue.byBatch {
+			if name != d.Batch && compareDemands(other, &d) < 0 {
+				names = append(names, name.Name)
+			}
+		}
+	}
+	return names
+}
+
+// tell is one turn of what tells the places.
+func (m *model) tell(t *rapid.T, n int) {
+	select {
+	case <-m.ledger.QueueMoves():
+		m.ledger.TellPlaces(n)
+	default:
+	}
+}
+
+// rest lets all that was woken ask, until nobody is: then every place is told rightly.
+func (m *model) rest(t *rapid.T) {
+	for turn := 0; ; turn++ {
+		if turn > 200 {
+			t.Fatalf("the queue doesn't come to rest; woken %v", m.woken)
+		}
+		m.tell(t, 2)
+		woken := slices.Sorted(maps.Keys(m.woken))
+		if len(woken) == 0 {
+			break
+		}
+		for _, name := range woken {
+			m.askAgain(t, name)
+			m.ledger.Confirm(key(name))
+		}
+	}
+	p, ok := m.ledger.pools[poolP]
+	if !ok {
+		return
+	}
+	for i, d := range p.queue.demands {
+		if want := (Place{i + 1, p.queue.waiting}); m.asked[d.Batch.Name].Told != want {
+			t.Fatalf("at rest %s tells %+v, want %+v", d.Batch.Name, m.asked[d.Batch.Name].Told, want)
+		}
+	}
+}
+
+// mustHaveNews checks that nobody waits for an event that has passed.
+func mustHaveNews(t *rapid.T, l *Ledger, m *model) {
+	p, ok := l.pools[poolP]
+	if !ok {
+		return
+	}
+	for i, d := range p.queue.demands {
+		if place := p.queue.place(d); place.Position != i+1 {
+			t.Fatalf("%s stands at %d and is told %d", d.Batch.Name, i+1, place.Position)
+		}
+		if i > 0 && compareDemands(p.queue.demands[i-1], d) >= 0 {
+			t.Fatalf("%s stands behind %s", d.Batch.Name, p.queue.demands[i-1].Batch.Name)
+		}
+		moves := p.moved && slices.Contains(l.moved, poolP) && len(l.queueMoves) > 0
+		if d.Told != p.queue.place(d) && !moves && !(d.due && m.woken[d.Batch.Name]) {
+			t.Fatalf("%s tells %+v for ever, and has %+v", d.Batch.Name, d.Told, p.queue.place(d))
+		}
+	}
+	head := p.queue.head()
+	if head == nil || m.woken[head.Batch.Name] {
+		return
+	}
+	if n := min(len(head.Missing), p.counts[classIdle]); n > 0 && head.Held+n >= min(head.MinAvailable, head.Held+len(head.Missing)) {
+		t.Fatalf("%s waits at the head for %d, %d are idle, and nobody tells it", head.Batch.Name, len(head.Missing), p.counts[classIdle])
+	}
 }
 
 func mustBeConsistent(t *rapid.T, l *Ledger) {

@@ -32,6 +32,12 @@ type Demand struct {
 	// Priority and Created give the place in the queue: higher priority first, then oldest, then by name.
 	Priority int32
 	Created  time.Time
+
+	// Told is the place that the batch's status tells; zero if it tells none.
+	Told Place
+
+	// due: the batch was woken to tell its place anew, and has not asked for it yet.
+	due bool
 }
 
 func (d *Demand) key() types.NamespacedName { return d.Batch }
@@ -53,13 +59,21 @@ type queue struct {
 
 func newQueue() *queue { return &queue{byBatch: map[types.NamespacedName]*Demand{}} }
 
-// put adds the demand, in place of an older one of the same batch.
-func (q *queue) put(d *Demand) {
+// put adds the demand, in place of an older one of the same batch, which it returns; nil if there was none.
+func (q *queue) put(d *Demand) (old *Demand) {
+	old = q.byBatch[d.key()]
+	if old != nil && compareDemands(old, d) == 0 {
+		q.demands[q.position(old)] = d
+		q.byBatch[d.key()] = d
+		q.waiting += len(d.Missing) - len(old.Missing)
+		return old
+	}
 	q.remove(d.key())
 	at, _ := slices.BinarySearchFunc(q.demands, d, compareDemands)
 	q.demands = slices.Insert(q.demands, at, d)
 	q.byBatch[d.key()] = d
 	q.waiting += len(d.Missing)
+	return old
 }
 
 // remove takes the demand of a batch out and says whether there was one.
@@ -94,6 +108,12 @@ func (q *queue) head() *Demand {
 	return q.demands[0]
 }
 
+// headedBy says whether this batch is the one that is served next.
+func (q *queue) headedBy(batch types.NamespacedName) bool {
+	head := q.head()
+	return head != nil && head.Batch == batch
+}
+
 // position is the index of the demand in the queue, -1 if it isn't there.
 func (q *queue) position(d *Demand) int {
 	at, found := slices.BinarySearchFunc(q.demands, d, compareDemands)
@@ -101,4 +121,9 @@ func (q *queue) position(d *Demand) int {
 		return -1
 	}
 	return at
+}
+
+// place is where a demand of the queue stands.
+func (q *queue) place(d *Demand) Place {
+	return Place{Position: q.position(d) + 1, Waiting: q.waiting}
 }

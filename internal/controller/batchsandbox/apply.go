@@ -124,11 +124,7 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *mem
 		r.ledger.LeaveQueue(name)
 	} else {
 		res := r.ledger.Assume(demandOf(obs, p.missing))
-		grants = res.Grants
-		if res.Position > 0 {
-			out.queue = &v1alpha1.QueueStatus{Position: int32(res.Position), Waiting: int32(res.Waiting)} //nolint:gosec // counts of pods
-			out.retryIn(time.Second)
-		}
+		grants, out.queue = res.Grants, queueStatus(res.Place)
 	}
 	had := slices.Clone(obs.sandboxes)
 	for _, g := range grants {
@@ -167,6 +163,7 @@ func demandOf(obs *observed, missing []int) scheduler.Demand {
 	d := scheduler.Demand{
 		Batch: client.ObjectKeyFromObject(obs.sb), UID: obs.sb.UID, Pool: obs.sb.Spec.PoolRef,
 		Missing: missing, Held: obs.usable(), MinAvailable: obs.gang(), Created: obs.sb.CreationTimestamp.Time,
+		Told: placeTold(&obs.sb.Status),
 	}
 	if obs.sb.Spec.Priority != nil {
 		d.Priority = *obs.sb.Spec.Priority
@@ -248,7 +245,7 @@ func (r *Reconciler) writeAllocation(ctx context.Context, obs *observed, m *memo
 	if err != nil {
 		err = fmt.Errorf("patch allocation: %w", err)
 		if obs.pooled() {
-			m.inDoubt = true
+			m.inDoubt, m.conflicted = true, apierrors.IsConflict(err)
 			err = errors.Join(err, r.settleDoubt(ctx, sb, m))
 		}
 		return err
@@ -289,19 +286,28 @@ func (r *Reconciler) settleDoubt(ctx context.Context, sb *v1alpha1.BatchSandbox,
 	case err != nil:
 		return fmt.Errorf("read the batch again: %w", err)
 	}
-	m.inDoubt = false
+	conflicted := m.conflicted
+	m.inDoubt, m.conflicted = false, false
 	m.wrote(truth)
 	if pods, err := parseAllocStatus(truth); err == nil { // a malformed annotation is told when the batch is reconciled
-		r.settle(ctx, truth, pods)
+		s := settlementOf(truth, pods)
+		s.Conflicted = conflicted && truth.DeletionTimestamp == nil
+		r.settleAs(ctx, truth, s)
 	}
 	return nil
 }
 
+func settlementOf(sb *v1alpha1.BatchSandbox, pods []string) scheduler.Settlement {
+	return scheduler.Settlement{Batch: client.ObjectKeyFromObject(sb), UID: sb.UID, Pool: sb.Spec.PoolRef, Pods: pods}
+}
+
 // settle tells the ledger the truth about a batch, and the world if it names a pod that another batch holds.
 func (r *Reconciler) settle(ctx context.Context, sb *v1alpha1.BatchSandbox, pods []string) {
-	doubled := r.ledger.Settle(scheduler.Settlement{
-		Batch: client.ObjectKeyFromObject(sb), UID: sb.UID, Pool: sb.Spec.PoolRef, Pods: pods,
-	})
+	r.settleAs(ctx, sb, settlementOf(sb, pods))
+}
+
+func (r *Reconciler) settleAs(ctx context.Context, sb *v1alpha1.BatchSandbox, s scheduler.Settlement) {
+	doubled := r.ledger.Settle(s)
 	for _, pod := range doubled {
 		r.metrics.doubleAllocations.Inc()
 		logf.FromContext(ctx).Info("pod is named by two batches and stays with the first", "pod", pod)

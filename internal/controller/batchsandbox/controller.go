@@ -91,6 +91,8 @@ type memory struct {
 	uid types.UID
 	// inDoubt: an allocation may have landed, and nobody could read whether it has.
 	inDoubt bool
+	// conflicted: it is in doubt since the batch changed under it, and is asked for again at once.
+	conflicted bool
 	// written is the resourceVersion of our last write. A cache behind it shows the past.
 	written string
 	// last is what our last write made of the batch, until the cache has it.
@@ -396,7 +398,7 @@ func (r *Reconciler) report(ctx context.Context, obs *observed, p plan, out outc
 	if err := r.patchStatus(ctx, obs, after, m); err != nil {
 		return 0, err
 	}
-	r.events.problemFound(obs.sb, &before, firstProblem(p.problem, out.problem))
+	r.events.problemFound(obs.sb, &before, firstProblem(p.problem, out.problem, p.setAside))
 	r.events.tasksCompleted(obs.sb, &before)
 	for _, end := range obs.ends {
 		if !end.recorded {

@@ -35,6 +35,12 @@ func (r recorder) notRecycled(pool *v1alpha1.Pool, obstacle string) {
 		cut("Released pods are deleted and not restarted: "+obstacle, maxNote))
 }
 
+// quarantined tells at the pool that one of its pods was taken out of use.
+func (r recorder) quarantined(pool *v1alpha1.Pool, pod string) {
+	r.events.Eventf(pool, nil, corev1.EventTypeWarning, "PodQuarantined", "Recycle",
+		"Deleted pod %s: the tasks of %d holders in a row could not be started there or lost their task-executor", pod, v1alpha1.MaxTaskFailures)
+}
+
 // tasksCompleted tells once that every task has ended.
 func (r recorder) tasksCompleted(sb *v1alpha1.BatchSandbox, before *v1alpha1.BatchSandboxStatus) {
 	now := condition(sb, v1alpha1.ConditionTasksCompleted)

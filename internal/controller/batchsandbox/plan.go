@@ -20,6 +20,9 @@ type plan struct {
 	// problem is why nothing new is made; nil if nothing keeps the batch from it.
 	problem *problem
 
+	// setAside is why some of the indexes are not even asked for, while others are; nil if all are.
+	setAside *problem
+
 	// missing are the indexes that want a pod and may get one.
 	missing []int
 
@@ -120,8 +123,12 @@ func (p *plan) lookAt(t time.Time) {
 //	| terminating | -          | -          | -         | nothing            | PoolTerminating     |
 //	| there       | > poolMax  | -          | -         | nothing            | ExceedsPoolMax      |
 //	| there       | <= poolMax | -          | too long  | nothing            | AllocationTimedOut  |
-//	| there       | <= poolMax | > poolMax  | -         | up to poolMax      | ExceedsPoolMax later|
+//	| there       | <= poolMax | > poolMax  | -         | up to poolMax      | ExceedsPoolMax      |
 //	| there       | <= poolMax | <= poolMax | -         | all                | -                   |
+//
+// What others hold of the pool doesn't matter: it comes back some day. A batch that holds poolMax sandboxes already and asks
+// for more has a problem; one that may still get some waits for those in the queue, and the rest is set aside: it counts
+// neither as waiting nor for the place in the queue. All of it is looked at again when the batch or the pool is edited.
 func planDemand(obs *observed, p *plan) {
 	if p.problem != nil || len(p.missing) == 0 {
 		return
@@ -155,9 +162,10 @@ func planDemand(obs *observed, p *plan) {
 	}
 	if room := max(0, poolMax-obs.usable()); len(p.missing) > room {
 		p.missing = p.missing[:room]
+		p.setAside = &problem{v1alpha1.ConditionAllocated, v1alpha1.ReasonExceedsPoolMax,
+			fmt.Sprintf("%d sandboxes are asked for, but Pool %s has a poolMax of %d: lower replicas or raise poolMax", obs.replicas(), name, poolMax)}
 		if room == 0 {
-			fail(v1alpha1.ReasonExceedsPoolMax, "%d sandboxes are asked for, but Pool %s has a poolMax of %d: lower replicas or raise poolMax",
-				obs.replicas(), name, poolMax)
+			p.problem = p.setAside
 		}
 	}
 }

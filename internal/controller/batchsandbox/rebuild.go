@@ -54,8 +54,30 @@ func (r *Reconciler) Rebuild(ctx context.Context, epoch string, namespaces []str
 			return err
 		}
 	}
+	if err := r.enqueue(ctx, batches); err != nil {
+		return err
+	}
 	r.ledger.Rebuilt()
 	logf.FromContext(ctx).Info("rebuilt the ledger", "batches", len(batches))
+	return nil
+}
+
+// enqueue puts the batches that wait back into their queues, before the first of them asks for pods: else the first to ask
+// would overtake the rest. What a batch wants may have changed by the time it asks, which corrects it.
+func (r *Reconciler) enqueue(ctx context.Context, batches []v1alpha1.BatchSandbox) error {
+	for i := range batches {
+		sb := r.remember(&batches[i]).last
+		if sb.Spec.PoolRef == "" || sb.DeletionTimestamp != nil {
+			continue
+		}
+		obs, err := r.observe(ctx, sb)
+		if err != nil {
+			return err
+		}
+		if p := makePlan(obs); len(p.missing) > 0 {
+			r.ledger.Enqueue(demandOf(obs, p.missing))
+		}
+	}
 	return nil
 }
 

@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"slices"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/internal/utils/recycling"
 	"opensandbox.io/controller/internal/utils/slowstart"
 )
 
@@ -83,10 +83,16 @@ func (r *Reconciler) removeFinalizers(ctx context.Context, sb *v1alpha1.BatchSan
 // indexes for which that is done; those whose tasks still stop come later.
 func (r *Reconciler) release(ctx context.Context, obs *observed, indexes []int) (released []int, err error) {
 	stopped := r.stopTasks(obs, indexes)
+	// A batch that is being deleted lets all its pods go at once. Until it does, the pool can't recycle them, but the time
+	// for that counts from the mark.
+	waits := len(stopped) < len(indexes) && obs.sb.DeletionTimestamp != nil
 	done := make([]bool, len(stopped))
 	_, err = slowstart.Do(ctx, len(stopped), func(ctx context.Context, i int) error {
 		index := stopped[i]
-		recycleErr := r.recycle(ctx, obs, obs.sandboxes[index], obs.tasks[index].phase == taskUnstoppable)
+		if waits && recycling.Restarts(recycleTypeOf(obs, index)) {
+			return nil
+		}
+		recycleErr := r.recycle(ctx, obs, index)
 		done[i] = recycleErr == nil
 		return recycleErr
 	})
@@ -116,74 +122,4 @@ func (r *Reconciler) stopTasks(obs *observed, indexes []int) (stopped []int) {
 		}
 	}
 	return stopped
-}
-
-// recycle makes a released pod fit for the next user by what its pool says:
-//
-//	| pod's batch    | recycle type | tasks stopped | labelled | done                         |
-//	| made it itself | -            | -             | -        | delete                       |
-//	| pooled         | Noop         | yes           | no       | nothing: idle once released  |
-//	| pooled         | Noop         | yes           | yes      | remove the labels            |
-//	| pooled         | Restart      | yes           | -        | mark it, if that can be done |
-//	| pooled         | other        | -             | -        | delete                       |
-//	| pooled         | -            | no            | -        | delete                       |
-func (r *Reconciler) recycle(ctx context.Context, obs *observed, s sandbox, tainted bool) error {
-	if s.gone {
-		return nil
-	}
-	how := v1alpha1.RecycleDelete
-	if obs.pooled() && !tainted && (!s.lost || s.recycling) {
-		how = recycleType(obs.pool)
-	}
-	switch {
-	case how == v1alpha1.RecycleNoop && !s.recycling:
-		return r.unlabel(ctx, obs, s)
-	case how == v1alpha1.RecycleRestart:
-		if marked, err := r.markRecycling(ctx, obs, s); marked || err != nil {
-			return err
-		}
-	}
-	if err := r.deletePod(ctx, obs.sb.Namespace, s.podName, s.podUID); err != nil {
-		return err
-	}
-	if obs.pooled() {
-		r.ledger.Discard(poolKey(obs.sb), s.podName)
-	}
-	return nil
-}
-
-// recycleType is what the pool wants done with released pods. Where the pool is gone, or doesn't say, the answer is the
-// one that is always clean: delete.
-func recycleType(pool *v1alpha1.Pool) v1alpha1.RecycleType {
-	if pool == nil || pool.DeletionTimestamp != nil || pool.Spec.RecycleStrategy == nil {
-		return v1alpha1.RecycleDelete
-	}
-	switch how := pool.Spec.RecycleStrategy.Type; how {
-	case v1alpha1.RecycleNoop, v1alpha1.RecycleRestart:
-		return how
-	default:
-		return v1alpha1.RecycleDelete
-	}
-}
-
-// unlabel takes the batch's labels off a pod before it is idle again.
-func (r *Reconciler) unlabel(ctx context.Context, obs *observed, s sandbox) error {
-	pod := &corev1.Pod{}
-	key := types.NamespacedName{Namespace: obs.sb.Namespace, Name: s.podName}
-	if err := r.client.Get(ctx, key, pod); err != nil {
-		return client.IgnoreNotFound(fmt.Errorf("get pod %s: %w", s.podName, err))
-	}
-	if !s.labelled && pod.Labels[v1alpha1.BatchNameLabel] == "" {
-		return nil
-	}
-	body := mustJSON(map[string]any{"metadata": map[string]any{
-		"uid":             s.podUID,
-		"labels":          map[string]any{v1alpha1.BatchNameLabel: nil, v1alpha1.PodIndexLabel: nil},
-		"ownerReferences": withoutOwner(pod.OwnerReferences, obs.sb.UID),
-	}})
-	if err := r.client.Patch(ctx, pod, client.RawPatch(types.MergePatchType, []byte(body))); err != nil {
-		return client.IgnoreNotFound(fmt.Errorf("remove the batch's labels from pod %s: %w", s.podName, err))
-	}
-	r.ledger.RefreshPod(poolKey(obs.sb), pod)
-	return nil
 }

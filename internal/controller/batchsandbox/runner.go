@@ -73,6 +73,8 @@ type session struct {
 	stopping bool
 	cancel   context.CancelFunc
 	state    taskState
+	// ended is how the task ended that is being stopped; nil if it had not.
+	ended *taskexecutor.Terminated
 }
 
 // Dialer returns what connects to the executor at an address.
@@ -116,15 +118,19 @@ func (r *Runner) start(t target, stopping bool, initial taskState, work func(con
 		sessions = map[int]*session{}
 		r.byUID[t.uid] = sessions
 	}
+	var ended *taskexecutor.Terminated
 	if s, ok := sessions[t.index]; ok {
 		if s.stopping == stopping && s.state.try == initial.try && s.target == t {
 			return
 		}
 		s.cancel()
+		if stopping && s.target == t {
+			ended = s.state.end
+		}
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
 	initial.ip = t.ip
-	s := &session{target: t, stopping: stopping, cancel: cancel, state: initial}
+	s := &session{target: t, stopping: stopping, cancel: cancel, state: initial, ended: ended}
 	sessions[t.index] = s
 	r.wg.Go(func() {
 		defer cancel()
@@ -138,7 +144,11 @@ func (r *Runner) states(uid types.UID) map[int]taskState {
 	defer r.mu.Unlock()
 	states := make(map[int]taskState, len(r.byUID[uid]))
 	for index, s := range r.byUID[uid] {
-		states[index] = s.state
+		state := s.state
+		if state.end == nil {
+			state.end = s.ended
+		}
+		states[index] = state
 	}
 	return states
 }

@@ -24,6 +24,7 @@ func batchStatus(obs *observed, p plan, out outcome) *v1alpha1.BatchSandboxStatu
 	status.Selector = v1alpha1.BatchNameLabel + "=" + obs.sb.Name
 	status.Queue = out.queue
 	count := countSandboxes(obs)
+	count.created = out.created
 	status.Replicas = int32(count.held + out.created) //nolint:gosec // counts of pods
 	status.Allocated = int32(count.allocated)         //nolint:gosec // counts of pods
 	status.Ready = int32(count.ready)                 //nolint:gosec // counts of pods
@@ -31,7 +32,7 @@ func batchStatus(obs *observed, p plan, out outcome) *v1alpha1.BatchSandboxStatu
 		taskStatus(obs, status)
 	}
 	found := firstProblem(p.problem, out.problem)
-	status.Conditions = conditions(obs, status, count, out.created, found)
+	status.Conditions = conditions(obs, status, count, found, p.setAside)
 	status.Phase = phase(count, found)
 	return status
 }
@@ -53,6 +54,7 @@ type sandboxCounts struct {
 	ready     int // of those, Ready
 	served    int // indexes that should have one and do
 	usable    int // of those, Ready
+	created   int // pods made just now
 }
 
 func countSandboxes(obs *observed) sandboxCounts {
@@ -93,8 +95,9 @@ func phase(c sandboxCounts, found *problem) v1alpha1.BatchSandboxPhase {
 	}
 }
 
-// conditions are Allocated, Ready and, with tasks, TasksCompleted. Their messages change only when their meaning does.
-func conditions(obs *observed, status *v1alpha1.BatchSandboxStatus, c sandboxCounts, created int, found *problem) []metav1.Condition {
+// conditions are Allocated, Ready and, with tasks, TasksCompleted. Their messages change only when their meaning does. found
+// is what keeps the batch from all it wants, setAside what keeps it from a part.
+func conditions(obs *observed, status *v1alpha1.BatchSandboxStatus, c sandboxCounts, found, setAside *problem) []metav1.Condition {
 	all := slices.Clone(obs.sb.Status.Conditions)
 	set := func(kind string, ok bool, reason, message string) {
 		value := metav1.ConditionFalse
@@ -109,10 +112,12 @@ func conditions(obs *observed, status *v1alpha1.BatchSandboxStatus, c sandboxCou
 	switch {
 	case found != nil && found.condition == v1alpha1.ConditionAllocated:
 		set(v1alpha1.ConditionAllocated, false, found.reason, found.message)
-	case c.served+created >= c.wanted:
+	case c.served+c.created >= c.wanted:
 		set(v1alpha1.ConditionAllocated, true, v1alpha1.ReasonAllocated, "every requested sandbox has a pod")
 	case found != nil:
 		set(v1alpha1.ConditionAllocated, false, found.reason, found.message)
+	case setAside != nil:
+		set(v1alpha1.ConditionAllocated, false, setAside.reason, setAside.message)
 	case obs.pooled():
 		set(v1alpha1.ConditionAllocated, false, v1alpha1.ReasonWaitingForPool, waitingMessage(obs))
 	default:

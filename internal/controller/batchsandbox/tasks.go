@@ -45,7 +45,7 @@ type taskState struct {
 	phase taskPhase
 	try   int
 	ip    string                   // where its executor is
-	end   *taskexecutor.Terminated // with taskEnded
+	end   *taskexecutor.Terminated // with taskEnded, and while it is stopped after that
 	err   string                   // with taskUnknown and taskUnstoppable
 }
 

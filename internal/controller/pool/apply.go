@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -170,13 +171,21 @@ func (r *Reconciler) createPods(ctx context.Context, pool *v1alpha1.Pool, mem *m
 		done.failed(err)
 		return
 	}
+	if len(names) == 0 {
+		return // the next reconcile takes other names
+	}
 	outcomes := make([]outcome, len(names))
 	errs := make([]error, len(names))
+	pods := r.desiredPods(pool, mem, w, names)
+	wantRules := recycling.HasRestartRules(&pods[0].Spec)
 	_, _ = slowstart.Do(ctx, len(names), func(ctx context.Context, i int) error { // errs has the errors
-		outcomes[i], errs[i] = r.createPod(ctx, pool, desiredPod(pool, w.template, w.revision, names[i]))
+		outcomes[i], errs[i] = r.createPod(ctx, pool, pods[i])
 		return errs[i]
 	})
 	now := r.clock.Now()
+	if at := slices.Index(outcomes, outcomeCreated); at >= 0 && wantRules {
+		mem.rules.made(recycling.HasRestartRules(&pods[at].Spec), now)
+	}
 	for i, name := range names {
 		switch outcomes[i] {
 		case outcomeUnsent: // slow start stopped before
@@ -197,6 +206,19 @@ func (r *Reconciler) createPods(ctx context.Context, pool *v1alpha1.Pool, mem *m
 			mem.expected[name] = expectation{askAt: now}
 		}
 	}
+}
+
+// desiredPods are the pods of these names, without restart rules where the API server did not take them just now.
+func (r *Reconciler) desiredPods(pool *v1alpha1.Pool, mem *memory, w work, names []string) []*corev1.Pod {
+	rules := mem.rules.try(r.clock.Now())
+	pods := make([]*corev1.Pod, len(names))
+	for i, name := range names {
+		pods[i] = desiredPod(pool, w.template, w.revision, name)
+		if !rules {
+			recycling.RemoveRestartRules(&pods[i].Spec)
+		}
+	}
+	return pods
 }
 
 // createPod creates one pod and finds out what came of it. The error is nil if the pod exists or its name is

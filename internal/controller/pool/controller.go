@@ -55,8 +55,8 @@ type Options struct {
 	// Ready is closed once the ledger was rebuilt after the election. No pool is touched before.
 	Ready <-chan struct{}
 
-	// Dial connects to the executor at an address.
-	Dial func(ip string) Executor
+	// Calls makes the calls of executors.
+	Calls *Calls
 
 	// Suffix gives the end of a pod's name; two in a row should differ.
 	Suffix func() string
@@ -75,7 +75,7 @@ type Reconciler struct {
 	ready    <-chan struct{}
 	metrics  *podMetrics
 	memories *memories
-	dial     func(ip string) Executor
+	calls    *Calls
 	suffix   func() string
 }
 
@@ -90,7 +90,7 @@ func New(o Options) *Reconciler {
 		ready:    o.Ready,
 		metrics:  newPodMetrics(metrics.Registry),
 		memories: newMemories(),
-		dial:     o.Dial,
+		calls:    o.Calls,
 		suffix:   o.Suffix,
 	}
 }
@@ -136,6 +136,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		if apierrors.IsNotFound(err) {
 			r.memories.forget(req.NamespacedName)
 			r.ledger.ForgetPool(req.NamespacedName)
+			r.calls.take(req.NamespacedName)
 			return ctrl.Result{}, nil
 		}
 		return ctrl.Result{}, fmt.Errorf("get pool %s: %w", req.NamespacedName, err)

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/internal/utils/recycling"
 )
 
 // maxNote is the greatest length of an event's note in bytes; the API server refuses longer ones.
@@ -35,8 +36,13 @@ func updating(n int, why string) message {
 	return message{corev1.EventTypeNormal, "Updating", "Update", fmt.Sprintf("Deleted %s (%s)", count(n, "pod"), why)}
 }
 
-func notRecycled(pod, why string) message {
-	return message{corev1.EventTypeWarning, "PodNotRecycled", "Recycle", fmt.Sprintf("Deleted pod %s: %s", pod, why)}
+// notRecycled is a warning only where somebody asked for the restart.
+func notRecycled(pool *v1alpha1.Pool, pod, why string) message {
+	kind := corev1.EventTypeNormal
+	if recycling.TypeOf(pool) == v1alpha1.RecycleRestart {
+		kind = corev1.EventTypeWarning
+	}
+	return message{kind, "PodNotRecycled", "Recycle", fmt.Sprintf("Deleted pod %s: %s", pod, why)}
 }
 
 // turnedBad are the events about conditions that turned bad, or are bad for another reason than before: at most

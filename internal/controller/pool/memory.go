@@ -116,6 +116,13 @@ type memory struct {
 
 	// recycling has the marked pods that nobody holds.
 	recycling map[types.UID]*recycleMemory
+
+	// unmarked are the pods recycled since they were last added to released, which is what the status tells of released pods.
+	unmarked int64
+	released scheduler.Released
+
+	// rules is what is known of restart rules.
+	rules ruleMemory
 }
 
 // newest returns the pool from the cache, or what the last write returned while the cache is behind.

@@ -52,6 +52,12 @@ type observed struct {
 
 	// failing is what keeps a starting pod from becoming ready; nil if nothing is known to.
 	failing *problem
+
+	// released is what became of released pods, ever.
+	released scheduler.Released
+
+	// recycleObstacle is why released pods are deleted though the pool would have them restarted; "" if they are not.
+	recycleObstacle string
 }
 
 // hold is a back-off as one reconcile sees it.
@@ -64,11 +70,13 @@ func (r *Reconciler) observe(ctx context.Context, pool *v1alpha1.Pool, mem *memo
 	key := client.ObjectKeyFromObject(pool)
 	obs := observed{now: r.clock.Now(), revision: pool.Status.Revision, invalid: validate(pool)}
 	obs.deletes = mem.deletes.at(obs.now)
+	obs.released = mem.countReleased(pool, r.ledger.TakeReleased(key))
 
 	template, err := podtemplate.Decode(pool.Spec.Template)
 	if err == nil {
 		obs.template, obs.revision = template, revisionOf(pool, mem)
 		r.ledger.ObservePool(key, obs.revision)
+		obs.recycleObstacle = recycleObstacle(pool, template, mem.rules)
 	} else if obs.invalid == nil {
 		obs.invalid = &problem{v1alpha1.ReasonInvalidTemplate, err.Error()}
 	}
@@ -95,6 +103,7 @@ func (r *Reconciler) observeDeletion(pool *v1alpha1.Pool, mem *memory) observed 
 	key := client.ObjectKeyFromObject(pool)
 	obs := observed{now: r.clock.Now(), revision: pool.Status.Revision}
 	obs.deletes = mem.deletes.at(obs.now)
+	obs.released = mem.countReleased(pool, r.ledger.TakeReleased(key))
 	obs.unusable = r.observeUnusable(key, obs.deletes)
 	obs.counts = r.ledger.Counts(key)
 	return obs

@@ -43,7 +43,7 @@ func ownLabels() []string {
 func ownAnnotations() []string {
 	return []string{
 		v1alpha1.RecyclingAnnotation, v1alpha1.AllocStatusAnnotation, v1alpha1.EndpointsAnnotation,
-		v1alpha1.LeaderEpochAnnotation,
+		v1alpha1.LeaderEpochAnnotation, v1alpha1.TaskFailuresAnnotation,
 	}
 }
 
@@ -67,7 +67,7 @@ func desiredPod(pool *v1alpha1.Pool, template *corev1.PodTemplateSpec, revision,
 		Spec: *template.Spec.DeepCopy(),
 	}
 	podtemplate.AddTaskRecords(&pod.Spec)
-	if s := pool.Spec.RecycleStrategy; s != nil && s.Type == v1alpha1.RecycleRestart {
+	if recycling.Restarts(recycling.TypeOf(pool)) {
 		recycling.AddRestartRules(&pod.Spec)
 	}
 	return pod

@@ -33,7 +33,7 @@ func TestDesiredPod(t *testing.T) {
 				"batch-sandbox.sandbox.opensandbox.io/pod-index": "1",
 				"pool.opensandbox.io/evict": ""
 			},
-			"annotations": {"note": "kept", "sandbox.opensandbox.io/recycling": "{}"}
+			"annotations": {"note": "kept", "sandbox.opensandbox.io/recycling": "{}", "sandbox.opensandbox.io/task-failures": "{}"}
 		},
 		"spec": {"containers": [{"name": "sandbox", "image": "ubuntu"}, {"name": "task-executor", "image": "executor"}]}
 	}`).Obj()
@@ -57,9 +57,15 @@ func TestDesiredPod(t *testing.T) {
 		Spec: corev1.PodSpec{
 			Containers: []corev1.Container{
 				{Name: "sandbox", Image: "ubuntu"},
-				{Name: "task-executor", Image: "executor", VolumeMounts: []corev1.VolumeMount{{
-					Name: "task-executor-records", MountPath: "/var/lib/sandbox/tasks",
-				}}},
+				{
+					Name: "task-executor", Image: "executor",
+					VolumeMounts:  []corev1.VolumeMount{{Name: "task-executor-records", MountPath: "/var/lib/sandbox/tasks"}},
+					RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways),
+					RestartPolicyRules: []corev1.ContainerRestartRule{{
+						Action:    corev1.ContainerRestartRuleActionRestartAllContainers,
+						ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{88}},
+					}},
+				},
 			},
 			Volumes: []corev1.Volume{{
 				Name: "task-executor-records", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}},

@@ -7,14 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -28,11 +25,8 @@ import (
 )
 
 const (
-	// recycleLimit is how long a marked pod may take to be proven clean, from when it was first seen marked.
+	// recycleLimit is how long a marked pod may take to be proven clean, from the time in its mark.
 	recycleLimit = time.Minute
-
-	// executorTimeout bounds one call of an executor; a reconcile waits for it.
-	executorTimeout = time.Second
 
 	// askFirst and askLast bound the time between two calls of one executor that was no help; it doubles from one to the
 	// other. askAgain is when one that agreed to exit, and did not, is asked again.
@@ -40,38 +34,49 @@ const (
 	askLast  = 5 * time.Second
 	askAgain = 10 * time.Second
 
-	// maxRecyclingAtOnce bounds the pods one reconcile looks at; their order changes as they are done with.
+	// maxRecyclingAtOnce bounds the pods that one reconcile unmarks or deletes; the next one goes on.
 	maxRecyclingAtOnce = 256
 )
 
-// Executor is what recycling needs of a task-executor.
-type Executor interface {
-	Recycle(ctx context.Context, id string) error
-	Recycled(ctx context.Context) (taskexecutor.RecycleState, error)
-}
-
-// Dialer returns what connects to the executor at an address.
-func Dialer() func(ip string) Executor {
-	transport := taskexecutor.NewTransport()
-	transport.DisableKeepAlives = true // the executor exits
-	return func(ip string) Executor {
-		return taskexecutor.New(taskexecutor.BaseURL(ip), taskexecutor.WithTransport(transport), taskexecutor.WithTimeout(executorTimeout))
-	}
-}
-
 // recycleMemory is what is remembered of one marked pod. It may be lost: the mark and the kubelet's word are the facts.
 type recycleMemory struct {
-	since   time.Time     // when the mark was first seen
+	seen    time.Time     // when the mark was first seen
 	askAt   time.Time     // when the executor may be asked to exit again
 	checkAt time.Time     // when the next one may be asked again whether it is clean
 	pause   time.Duration // after a call that was no help
 	refused bool          // the executor doesn't know how to recycle
+
+	// report is what the executor said, and reported the resourceVersion of the pod that it said it of.
+	report   *taskexecutor.RecycleState
+	reported string
+
+	// version is the resourceVersion of the pod that was looked at last, and lookAt when it is due again without news.
+	version string
+	lookAt  time.Time
 }
 
 // afterFailure is when to call again after a call that was no help.
 func (m *recycleMemory) afterFailure(now time.Time) time.Time {
 	m.pause = min(askLast, max(askFirst, 2*m.pause))
 	return now.Add(m.pause)
+}
+
+// heard takes over what came of a call.
+func (m *recycleMemory) heard(a answer, now time.Time) {
+	m.lookAt = time.Time{}
+	var status *taskexecutor.StatusError
+	switch {
+	case a.recycling == "" && a.err == nil:
+		m.report, m.reported = &a.report, a.version
+	case a.recycling == "":
+		m.checkAt = m.afterFailure(now)
+	case a.err == nil: // whether the restart comes is seen from the pod's containers alone
+		m.askAt, m.pause = now.Add(askAgain), 0
+	case errors.As(a.err, &status) && (status.Status == http.StatusNotFound || status.Status == http.StatusMethodNotAllowed):
+		m.refused = true
+	default: // it has tasks still, or can't be reached, or exits already
+		m.askAt = m.afterFailure(now)
+	}
 }
 
 // recycleAction is the next step for a marked pod.
@@ -100,7 +105,7 @@ type recycleFacts struct {
 	markErr  error
 	progress recycling.Progress
 	memory   recycleMemory
-	report   *taskexecutor.RecycleState // the executor's answer just now; nil if it wasn't asked
+	report   *taskexecutor.RecycleState // what the executor said of the pod as it is; nil for nothing yet
 	now      time.Time
 }
 
@@ -120,12 +125,13 @@ type recycleStep struct {
 //	| readable   | no           | yes                | untouched  | yes         | -                       | ask    |
 //	| readable   | no           | yes                | untouched  | no          | -                       | wait   |
 //	| readable   | no           | yes                | restarting | -           | -                       | wait   |
+//	| readable   | no           | yes                | alone      | -           | -                       | delete |
 //	| readable   | no           | yes                | restarted  | -           | clean, of this mark     | unmark |
 //	| readable   | no           | yes                | restarted  | -           | unclean, or of another  | delete |
 //	| readable   | no           | yes                | restarted  | yes         | none                    | check  |
 //	| readable   | no           | yes                | restarted  | no          | none                    | wait   |
 func planRecycle(f recycleFacts) recycleStep {
-	left := f.memory.since.Add(recycleLimit).Sub(f.now)
+	left := f.mark.Left(f.memory.seen, f.now, recycleLimit)
 	switch {
 	case f.markErr != nil:
 		return recycleStep{action: recycleDelete, reason: f.markErr.Error()}
@@ -133,6 +139,9 @@ func planRecycle(f recycleFacts) recycleStep {
 		return recycleStep{action: recycleDelete, reason: fmt.Sprintf("not proven clean within %s", recycleLimit)}
 	case f.memory.refused:
 		return recycleStep{action: recycleDelete, reason: "its executor doesn't know how to recycle"}
+	case f.progress == recycling.Alone:
+		return recycleStep{action: recycleDelete, reason: "its node restarted the container " + v1alpha1.TaskExecutorContainer +
+			" alone: the kubelet doesn't know the rule to restart all containers"}
 	case f.progress == recycling.Restarting:
 		return recycleStep{wait: left}
 	case f.progress == recycling.Restarted && f.report != nil:
@@ -149,13 +158,13 @@ func whenDue(action recycleAction, due, left time.Duration) recycleStep {
 	if due > 0 {
 		return recycleStep{wait: min(left, due)}
 	}
-	return recycleStep{action: action}
+	return recycleStep{action: action, wait: left} // the answer brings the pool back
 }
 
 // judge is the part of planRecycle about the executor's report.
 func judge(mark recycling.Mark, report taskexecutor.RecycleState) recycleStep {
 	switch {
-	case report.Clean && report.ID == string(mark.Batch):
+	case report.Clean && report.ID == string(mark.Batch) && len(report.Reasons) == 0:
 		return recycleStep{action: recycleUnmark}
 	case len(report.Reasons) > 0:
 		return recycleStep{action: recycleDelete, reason: strings.Join(report.Reasons, "; ")}
@@ -164,33 +173,54 @@ func judge(mark recycling.Mark, report taskexecutor.RecycleState) recycleStep {
 	}
 }
 
-// recycle takes every marked pod of the pool that nobody holds a step further. It returns when to look again, 0 if only
-// news can help.
+// ending is the write that ends the recycling of a pod: it is unmarked, or deleted for a reason.
+type ending struct {
+	known  scheduler.Pod
+	pod    *corev1.Pod
+	reason string        // "" to unmark it
+	took   time.Duration // since it was first seen
+	done   bool
+}
+
+// recycle takes every marked pod of the pool that nobody holds a step further: calls of executors are handed to Calls, which
+// brings the pool back with their answers. It returns when to look again, 0 if only news can help.
 func (r *Reconciler) recycle(ctx context.Context, pool *v1alpha1.Pool, mem *memory) (time.Duration, error) {
 	key := client.ObjectKeyFromObject(pool)
 	marked := r.ledger.Recycling(key)
 	mem.keepRecycling(marked, r.clock.Now())
-	if len(marked) == 0 {
-		return 0, nil
-	}
-	marked = marked[:min(len(marked), maxRecyclingAtOnce)]
-	waits := make([]time.Duration, len(marked))
-	errs := make([]error, len(marked))
-	var unclean sync.Map                                                           // name -> reason
-	_, _ = slowstart.Do(ctx, len(marked), func(ctx context.Context, i int) error { // errs has the errors
-		var reason string
-		waits[i], reason, errs[i] = r.recyclePod(ctx, key, marked[i], mem.recycling[marked[i].UID])
-		if reason != "" && errs[i] == nil {
-			unclean.Store(marked[i].Name, reason)
+	for uid, a := range r.calls.take(key) {
+		if m := mem.recycling[uid]; m != nil {
+			m.heard(a, r.clock.Now())
 		}
-		return nil
-	})
-	unclean.Range(func(name, reason any) bool {
-		logf.FromContext(ctx).Info("deleted a pod that could not be recycled", "pool", klog.KObj(pool), "pod", name, "reason", reason)
-		r.send(pool, notRecycled(fmt.Sprint(name), fmt.Sprint(reason)))
-		return true
-	})
-	return soonest(waits...), errors.Join(errs...)
+	}
+	wait := time.Duration(0)
+	var endings []*ending
+	var errs []error
+	for _, p := range marked {
+		again, end, err := r.stepRecycling(ctx, key, p, mem.recycling[p.UID])
+		wait = soonest(wait, again)
+		errs = append(errs, err)
+		if end != nil {
+			endings = append(endings, end)
+		}
+	}
+	if len(endings) > maxRecyclingAtOnce {
+		endings, wait = endings[:maxRecyclingAtOnce], time.Millisecond
+	}
+	errs = append(errs, r.endRecyclings(ctx, key, endings))
+	for _, e := range endings {
+		switch {
+		case e.done && e.reason == "":
+			mem.unmarked++
+		case e.done:
+			logf.FromContext(ctx).Info("deleted a pod that could not be recycled",
+				"pool", klog.KObj(pool), "pod", e.known.Name, "reason", e.reason)
+			r.send(pool, notRecycled(pool, e.known.Name, e.reason))
+		case e.reason == "": // it changed
+			wait = soonest(wait, askFirst)
+		}
+	}
+	return wait, errors.Join(errs...)
 }
 
 // keepRecycling starts the time of pods newly marked, and forgets those that are done with.
@@ -198,86 +228,93 @@ func (m *memory) keepRecycling(marked []scheduler.Pod, now time.Time) {
 	kept := make(map[types.UID]*recycleMemory, len(marked))
 	for _, p := range marked {
 		if kept[p.UID] = m.recycling[p.UID]; kept[p.UID] == nil {
-			kept[p.UID] = &recycleMemory{since: now}
+			kept[p.UID] = &recycleMemory{seen: now}
 		}
 	}
 	m.recycling = kept
 }
 
-// recyclePod takes one pod a step further. A reason says why the pod was deleted, if there is no error.
-func (r *Reconciler) recyclePod(
+// countReleased adds what became of released pods since it was last called to what the status tells. The sums only grow: a
+// cache that shows an older status, or a write that landed though its reply was lost, counts nothing twice.
+func (m *memory) countReleased(pool *v1alpha1.Pool, since scheduler.Released) scheduler.Released {
+	m.released = scheduler.Released{
+		Recycled: max(m.released.Recycled, pool.Status.Recycled) + since.Recycled + m.unmarked,
+		Replaced: max(m.released.Replaced, pool.Status.Replaced) + since.Replaced,
+	}
+	m.unmarked = 0
+	return m.released
+}
+
+// stepRecycling takes one pod a step further. It returns when to look again, or the write that is due.
+func (r *Reconciler) stepRecycling(
 	ctx context.Context, pool client.ObjectKey, p scheduler.Pod, mem *recycleMemory,
-) (wait time.Duration, reason string, err error) {
+) (again time.Duration, end *ending, err error) {
+	now := r.clock.Now()
+	if left := mem.lookAt.Sub(now); left > 0 && mem.version == p.ResourceVersion {
+		return left, nil, nil
+	}
 	pod, err := r.cachedPod(ctx, pool.Namespace, p.Name)
 	if err != nil || pod == nil || pod.UID != p.UID || scheduler.OlderVersion(pod.ResourceVersion, p.ResourceVersion) {
-		return askFirst, "", err // the cache is behind the ledger, or the other way round
+		return askFirst, nil, err // the cache is behind the ledger, or the other way round
 	}
 	if _, still := pod.Annotations[v1alpha1.RecyclingAnnotation]; !still {
-		return askFirst, "", nil
+		return askFirst, nil, nil
 	}
-	facts := recycleFacts{memory: *mem, now: r.clock.Now()}
+	facts := recycleFacts{memory: *mem, now: now}
 	if facts.mark, facts.markErr = recycling.Parse(pod); facts.markErr == nil {
 		facts.progress = recycling.ProgressOf(facts.mark, pod)
 	}
+	if mem.reported == pod.ResourceVersion {
+		facts.report = mem.report
+	}
 	step := planRecycle(facts)
-	if step.action == recycleCheck {
-		facts.report = r.checkClean(ctx, pod.Status.PodIP, mem)
-		facts.memory, facts.now = *mem, r.clock.Now()
-		step = planRecycle(facts)
-	}
+	question := call{pool: pool, pod: p.UID, ip: pod.Status.PodIP, version: pod.ResourceVersion}
 	switch step.action {
+	case recycleUnmark, recycleDelete:
+		return 0, &ending{known: p, pod: pod, reason: step.reason, took: now.Sub(mem.seen)}, nil
 	case recycleAsk:
-		r.askExecutor(ctx, pod.Status.PodIP, facts.mark, mem)
-		return max(askFirst, mem.askAt.Sub(r.clock.Now())), "", nil
-	case recycleUnmark:
-		return 0, "", r.unmark(ctx, pool, pod, r.clock.Since(mem.since))
-	case recycleDelete:
-		return 0, step.reason, r.discard(ctx, pool, p)
-	default:
-		return max(askFirst, step.wait), "", nil
+		question.recycling = string(facts.mark.Batch)
+		r.calls.make(question)
+	case recycleCheck:
+		r.calls.make(question)
+	default: // recycleWait
 	}
+	again = max(askFirst, step.wait)
+	mem.version, mem.lookAt = p.ResourceVersion, now.Add(again)
+	return again, nil, nil
 }
 
-// askExecutor asks for the restart. Whether it comes is seen from the pod's containers alone.
-func (r *Reconciler) askExecutor(ctx context.Context, ip string, mark recycling.Mark, mem *recycleMemory) {
-	err := r.dial(ip).Recycle(ctx, string(mark.Batch))
-	now := r.clock.Now()
-	var status *taskexecutor.StatusError
-	switch {
-	case err == nil:
-		mem.askAt, mem.pause = now.Add(askAgain), 0
-	case errors.As(err, &status) && (status.Status == http.StatusNotFound || status.Status == http.StatusMethodNotAllowed):
-		mem.refused = true
-	default: // it has tasks still, or can't be reached, or exits already
-		mem.askAt = mem.afterFailure(now)
-	}
-}
-
-// checkClean returns the executor's report, nil if there is none yet.
-func (r *Reconciler) checkClean(ctx context.Context, ip string, mem *recycleMemory) *taskexecutor.RecycleState {
-	report, err := r.dial(ip).Recycled(ctx)
-	if err != nil {
-		mem.checkAt = mem.afterFailure(r.clock.Now())
+// endRecyclings unmarks and deletes pods.
+func (r *Reconciler) endRecyclings(ctx context.Context, pool client.ObjectKey, endings []*ending) error {
+	errs := make([]error, len(endings))
+	_, _ = slowstart.Do(ctx, len(endings), func(ctx context.Context, i int) error { // errs has the errors
+		e := endings[i]
+		if e.reason == "" {
+			e.done, errs[i] = r.unmark(ctx, pool, e.pod, e.took)
+			return nil
+		}
+		errs[i] = r.discard(ctx, pool, e.known)
+		e.done = errs[i] == nil
 		return nil
-	}
-	return &report
+	})
+	return errors.Join(errs...)
 }
 
 // unmark makes the pod idle, if it is still what was looked at.
-func (r *Reconciler) unmark(ctx context.Context, pool client.ObjectKey, pod *corev1.Pod, took time.Duration) error {
+func (r *Reconciler) unmark(ctx context.Context, pool client.ObjectKey, pod *corev1.Pod, took time.Duration) (done bool, err error) {
 	body := fmt.Sprintf(`{"metadata":{"uid":%q,"resourceVersion":%q,"annotations":{%q:null}}}`,
 		pod.UID, pod.ResourceVersion, v1alpha1.RecyclingAnnotation)
 	patched := pod.DeepCopy()
-	err := r.client.Patch(ctx, patched, client.RawPatch(types.MergePatchType, []byte(body)))
+	err = r.client.Patch(ctx, patched, client.RawPatch(types.MergePatchType, []byte(body)))
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		return nil // its news brings the pool back here
+		return false, nil // its news brings the pool back here
 	}
 	if err != nil {
-		return fmt.Errorf("unmark pod %s: %w", klog.KObj(pod), err)
+		return false, fmt.Errorf("unmark pod %s: %w", klog.KObj(pod), err)
 	}
 	r.ledger.RefreshPod(pool, patched)
 	logf.FromContext(ctx).Info("recycled pod", "pod", klog.KObj(pod), "took", took.Round(time.Millisecond).String())
-	return nil
+	return true, nil
 }
 
 // discard deletes a pod. Until that has landed it is still marked, and never idle.
@@ -285,18 +322,6 @@ func (r *Reconciler) discard(ctx context.Context, pool client.ObjectKey, p sched
 	if err := r.deleteUID(ctx, pool, p); err != nil {
 		return err
 	}
-	r.ledger.Discard(pool, p.Name)
+	r.ledger.Replace(pool, p.Name)
 	return nil
-}
-
-// refusesRestartRules says whether the API server knows restart rules but not the one to restart all containers, or not
-// beside what the template has.
-func refusesRestartRules(err error) bool {
-	var status apierrors.APIStatus
-	if !apierrors.IsInvalid(err) || !errors.As(err, &status) || status.Status().Details == nil {
-		return false
-	}
-	return slices.ContainsFunc(status.Status().Details.Causes, func(c metav1.StatusCause) bool {
-		return strings.Contains(c.Field, "restartPolicy")
-	})
 }

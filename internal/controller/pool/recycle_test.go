@@ -12,7 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"opensandbox.io/controller/api/v1alpha1"
@@ -24,8 +24,8 @@ import (
 
 func TestPlanRecycle(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	fresh := recycleMemory{since: now}
-	pausing := recycleMemory{since: now, askAt: now.Add(2 * time.Second), checkAt: now.Add(3 * time.Second)}
+	fresh := recycleMemory{seen: now}
+	pausing := recycleMemory{seen: now, askAt: now.Add(2 * time.Second), checkAt: now.Add(3 * time.Second)}
 	clean := &taskexecutor.RecycleState{ID: "batch", Clean: true}
 	for name, c := range map[string]struct {
 		facts      recycleFacts
@@ -33,15 +33,16 @@ func TestPlanRecycle(t *testing.T) {
 		wantReason string
 		wantWait   time.Duration
 	}{
-		"mark unreadable":       {recycleFacts{markErr: errors.New("no mark"), memory: fresh}, recycleDelete, "no mark", 0},
-		"just marked":           {recycleFacts{memory: fresh}, recycleAsk, "", 0},
-		"asked a moment ago":    {recycleFacts{memory: pausing}, recycleWait, "", 2 * time.Second},
-		"restarting":            {recycleFacts{memory: fresh, progress: recycling.Restarting}, recycleWait, "", recycleLimit},
-		"restarted":             {recycleFacts{memory: fresh, progress: recycling.Restarted}, recycleCheck, "", 0},
-		"checked a moment ago":  {recycleFacts{memory: pausing, progress: recycling.Restarted}, recycleWait, "", 3 * time.Second},
-		"asked, then restarted": {recycleFacts{memory: recycleMemory{since: now, askAt: now.Add(askAgain)}, progress: recycling.Restarted}, recycleCheck, "", 0},
-		"proven clean":          {recycleFacts{memory: fresh, progress: recycling.Restarted, report: clean}, recycleUnmark, "", 0},
-		"clean, says a container the last user had": {recycleFacts{memory: fresh, report: clean}, recycleAsk, "", 0},
+		"mark unreadable":                           {recycleFacts{markErr: errors.New("no mark"), memory: fresh}, recycleDelete, "no mark", 0},
+		"just marked":                               {recycleFacts{memory: fresh}, recycleAsk, "", recycleLimit},
+		"asked a moment ago":                        {recycleFacts{memory: pausing}, recycleWait, "", 2 * time.Second},
+		"its executor alone was restarted":          {recycleFacts{memory: fresh, progress: recycling.Alone}, recycleDelete, "alone", 0},
+		"restarting":                                {recycleFacts{memory: fresh, progress: recycling.Restarting}, recycleWait, "", recycleLimit},
+		"restarted":                                 {recycleFacts{memory: fresh, progress: recycling.Restarted}, recycleCheck, "", recycleLimit},
+		"checked a moment ago":                      {recycleFacts{memory: pausing, progress: recycling.Restarted}, recycleWait, "", 3 * time.Second},
+		"asked, then restarted":                     {recycleFacts{memory: recycleMemory{seen: now, askAt: now.Add(askAgain)}, progress: recycling.Restarted}, recycleCheck, "", recycleLimit},
+		"proven clean":                              {recycleFacts{memory: fresh, progress: recycling.Restarted, report: clean}, recycleUnmark, "", 0},
+		"clean, says a container the last user had": {recycleFacts{memory: fresh, report: clean}, recycleAsk, "", recycleLimit},
 		"clean, by another recycling": {recycleFacts{
 			memory: fresh, progress: recycling.Restarted, report: &taskexecutor.RecycleState{ID: "older", Clean: true},
 		}, recycleDelete, "did not come back", 0},
@@ -49,14 +50,26 @@ func TestPlanRecycle(t *testing.T) {
 			memory: fresh, progress: recycling.Restarted, report: &taskexecutor.RecycleState{ID: "batch", Reasons: []string{"a", "b"}},
 		}, recycleDelete, "a; b", 0},
 		"clean, but with reasons why not": {recycleFacts{
-			memory: fresh, progress: recycling.Restarted, report: &taskexecutor.RecycleState{ID: "other", Reasons: []string{"a"}},
+			memory: fresh, progress: recycling.Restarted, report: &taskexecutor.RecycleState{ID: "batch", Clean: true, Reasons: []string{"a"}},
 		}, recycleDelete, "a", 0},
-		"its executor knows nothing of it": {recycleFacts{memory: recycleMemory{since: now, refused: true}}, recycleDelete, "doesn't know how", 0},
-		"too late":                         {recycleFacts{memory: recycleMemory{since: now.Add(-recycleLimit)}, progress: recycling.Restarting}, recycleDelete, "within 1m0s", 0},
-		"too late, though clean":           {recycleFacts{memory: recycleMemory{since: now.Add(-recycleLimit)}, progress: recycling.Restarted, report: clean}, recycleDelete, "within", 0},
+		"an empty report": {recycleFacts{
+			memory: fresh, progress: recycling.Restarted, report: &taskexecutor.RecycleState{},
+		}, recycleDelete, "did not come back", 0},
+		"clean, by no recycling": {recycleFacts{
+			memory: fresh, progress: recycling.Restarted, report: &taskexecutor.RecycleState{Clean: true},
+		}, recycleDelete, "did not come back", 0},
+		"too late by its mark, though just seen": {recycleFacts{
+			mark: recycling.Mark{Since: now.Add(-recycleLimit)}, memory: fresh, progress: recycling.Restarted, report: clean,
+		}, recycleDelete, "within", 0},
+		"half of its time is over by its mark": {recycleFacts{
+			mark: recycling.Mark{Since: now.Add(-recycleLimit / 2)}, memory: fresh, progress: recycling.Restarting,
+		}, recycleWait, "", recycleLimit / 2},
+		"its executor knows nothing of it": {recycleFacts{memory: recycleMemory{seen: now, refused: true}}, recycleDelete, "doesn't know how", 0},
+		"too late":                         {recycleFacts{memory: recycleMemory{seen: now.Add(-recycleLimit)}, progress: recycling.Restarting}, recycleDelete, "within 1m0s", 0},
+		"too late, though clean":           {recycleFacts{memory: recycleMemory{seen: now.Add(-recycleLimit)}, progress: recycling.Restarted, report: clean}, recycleDelete, "within", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c.facts.now, c.facts.mark = now, recycling.Mark{Batch: "batch"}
+			c.facts.now, c.facts.mark.Batch = now, "batch"
 			got := planRecycle(c.facts)
 			if got.action != c.want || !strings.Contains(got.reason, c.wantReason) || got.wait != c.wantWait {
 				t.Errorf("step %+v, want %d for %q after %v", got, c.want, c.wantReason, c.wantWait)
@@ -88,7 +101,7 @@ func markedWorld(t *testing.T) (*world, *fakeExecutor) {
 	pool.Spec.RecycleStrategy = &v1alpha1.RecycleStrategy{Type: v1alpha1.RecycleRestart}
 	w := newWorld(t, pool)
 	executor := &fakeExecutor{state: taskexecutor.RecycleState{ID: "batch", Clean: true}}
-	w.r.dial = func(string) Executor { return executor }
+	w.answeredBy(executor)
 	w.reconcile()
 	w.live("1")
 	w.settled()
@@ -99,7 +112,7 @@ func markedWorld(t *testing.T) (*world, *fakeExecutor) {
 	if obstacle := recycling.Obstacle(pod); obstacle != "" {
 		t.Fatal(obstacle)
 	}
-	pod.Annotations = map[string]string{v1alpha1.RecyclingAnnotation: recycling.MarkOf(pod, "batch").Encode()}
+	pod.Annotations = map[string]string{v1alpha1.RecyclingAnnotation: recycling.MarkOf(pod, "batch", w.clock.Now()).Encode()}
 	if err := w.client.Update(context.Background(), pod); err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +157,7 @@ func TestAMarkedPodIsRestartedProvenAndUnmarked(t *testing.T) {
 	if executor.asked != 1 || executor.checked != 1 || w.marked() {
 		t.Errorf("asked %d times, checked %d times, marked %t", executor.asked, executor.checked, w.marked())
 	}
-	if s := w.pool().Status; s.Available != 1 || w.deletes != 0 || w.creates != 1 {
+	if s := w.pool().Status; s.Available != 1 || s.Recycled != 1 || s.Replaced != 0 || w.deletes != 0 || w.creates != 1 {
 		t.Errorf("status %+v, %d deletes, %d creates", s, w.deletes, w.creates)
 	}
 	if w.r.memories.of(w.pool()).recycling != nil && len(w.r.memories.of(w.pool()).recycling) > 0 {
@@ -174,6 +187,23 @@ func TestAPodThatComesBackUncleanOrNotAtAllIsReplaced(t *testing.T) {
 			w.reconcile()
 			w.after(recycleLimit)
 		}, "within 1m0s"},
+		"restarted by a node that knows no rules": {func(w *world, _ *fakeExecutor) {
+			w.setStatus(func(pod *corev1.Pod) { pod.Status.ContainerStatuses[1].ContainerID = "c://task-executor2" })
+		}, "task-executor alone"},
+		"marked a minute ago, before this controller started": {func(w *world, _ *fakeExecutor) {
+			w.live("2")
+			w.after(recycleLimit)
+		}, "within 1m0s"},
+		"an executor that answers nonsense": {func(w *world, e *fakeExecutor) {
+			e.state = taskexecutor.RecycleState{Clean: true}
+			w.live("2")
+		}, "did not come back"},
+		"an executor that agrees and never exits": {func(w *world, _ *fakeExecutor) {
+			for range 6 {
+				w.reconcile()
+				w.after(askAgain)
+			}
+		}, "within 1m0s"},
 		"a mark that can't be read": {func(w *world, _ *fakeExecutor) {
 			pod := w.pods()[0]
 			pod.Annotations[v1alpha1.RecyclingAnnotation] = "{}"
@@ -192,6 +222,9 @@ func TestAPodThatComesBackUncleanOrNotAtAllIsReplaced(t *testing.T) {
 			if after := w.podNames(); after == before || after == "" || w.deletes != 1 {
 				t.Errorf("pods %q, were %q; %d deletes", after, before, w.deletes)
 			}
+			if s := w.pool().Status; s.Recycled != 0 || s.Replaced != 1 {
+				t.Errorf("status %+v, want one pod replaced and none recycled", s)
+			}
 			if !strings.Contains(told, "PodNotRecycled Deleted pod "+before) || !strings.Contains(told, c.want) {
 				t.Errorf("events %q, want the reason %q", told, c.want)
 			}
@@ -208,6 +241,7 @@ func TestAControllerThatStartsInTheMiddleOfARecyclingEndsIt(t *testing.T) {
 			w.live(life)
 			w.ledger = scheduler.NewLedger(w)
 			w.r.ledger, w.r.memories = w.ledger, newMemories()
+			w.answeredBy(executor)
 			w.news()
 			if c := w.ledger.Counts(w.key); c.Idle != 0 || c.Starting != 1 {
 				t.Fatalf("counts %+v", c)
@@ -215,7 +249,7 @@ func TestAControllerThatStartsInTheMiddleOfARecyclingEndsIt(t *testing.T) {
 			w.reconcile()
 			w.live("2")
 			w.settled()
-			if executor.checked != 1 || w.marked() || w.pool().Status.Available != 1 {
+			if executor.checked == 0 || w.marked() || w.pool().Status.Available != 1 {
 				t.Errorf("checked %d times, marked %t, status %+v", executor.checked, w.marked(), w.pool().Status)
 			}
 		})
@@ -242,37 +276,6 @@ func TestAPodThatChangedAsItWasUnmarkedIsLookedAtAgain(t *testing.T) {
 	}
 }
 
-func TestPodsAreMadeWithoutRestartRulesWhereTheAPIServerRefusesThem(t *testing.T) {
-	pool := wrappers.MakePool(namespace, "p").Buffer(1, 1).Size(1, 1).Template(restartable).Obj()
-	pool.Spec.RecycleStrategy = &v1alpha1.RecycleStrategy{Type: v1alpha1.RecycleRestart}
-	w := newWorld(t, pool)
-	w.onCreate = func(ctx context.Context, c client.WithWatch, pod *corev1.Pod) error {
-		if len(pod.Spec.Containers[1].RestartPolicyRules) == 0 {
-			return c.Create(ctx, pod)
-		}
-		err := apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Pod").GroupKind(), pod.Name, nil)
-		err.ErrStatus.Details.Causes = []metav1.StatusCause{{Field: "spec.containers[1].restartPolicyRules[0].action"}}
-		return err
-	}
-	w.reconcile()
-	pods := w.pods()
-	if len(pods) != 1 || pods[0].Spec.Containers[1].RestartPolicy != nil || w.creates != 2 {
-		t.Errorf("%d pods after %d creates: %+v", len(pods), w.creates, pods)
-	}
-}
-
-func TestOnlyTheTypeRestartGivesRestartRules(t *testing.T) {
-	for how, want := range map[v1alpha1.RecycleType]bool{"": false, v1alpha1.RecycleDelete: false, v1alpha1.RecycleNoop: false, v1alpha1.RecycleRestart: true} {
-		pool := wrappers.MakePool(namespace, "p").Buffer(1, 1).Size(1, 1).Template(restartable).Obj()
-		pool.Spec.RecycleStrategy = &v1alpha1.RecycleStrategy{Type: how}
-		w := newWorld(t, pool)
-		w.reconcile()
-		if got := len(w.pods()[0].Spec.Containers[1].RestartPolicyRules) > 0; got != want {
-			t.Errorf("type %q: rules %t, want %t", how, got, want)
-		}
-	}
-}
-
 func TestAPodThatIsRestartedOnPurposeFailsNot(t *testing.T) {
 	w, _ := markedWorld(t)
 	w.setStatus(func(pod *corev1.Pod) {
@@ -286,5 +289,89 @@ func TestAPodThatIsRestartedOnPurposeFailsNot(t *testing.T) {
 	w.reconcile()
 	if got, want := w.condition(v1alpha1.ConditionPodsFailing), "False/PodsHealthy"; got != want {
 		t.Errorf("PodsFailing is %s, want %s", got, want)
+	}
+}
+
+// stuckExecutor never answers before the test says so.
+type stuckExecutor struct{ free chan struct{} }
+
+func (e stuckExecutor) Recycle(context.Context, string) error { <-e.free; return nil }
+func (e stuckExecutor) Recycled(context.Context) (taskexecutor.RecycleState, error) {
+	<-e.free
+	return taskexecutor.RecycleState{}, errors.New("too late")
+}
+
+func TestAnExecutorThatDoesNotAnswerDelaysNothing(t *testing.T) {
+	w, _ := markedWorld(t)
+	w.edit(func(p *v1alpha1.Pool) { p.Spec.CapacitySpec.PoolMax, p.Spec.CapacitySpec.PoolMin = 2, 2 })
+	stuck := stuckExecutor{free: make(chan struct{})}
+	w.answeredBy(stuck)
+	if _, err := w.r.Reconcile(context.Background(), ctrl.Request{NamespacedName: w.key}); err != nil { // and it comes back
+		t.Fatal(err)
+	}
+	if s := w.pool().Status; w.creates != 2 || s.Total != 2 || s.Starting != 2 {
+		t.Errorf("%d creates, status %+v", w.creates, s)
+	}
+	close(stuck.free)
+	w.calls.Wait()
+}
+
+func TestReleasedPodsAreCountedOnce(t *testing.T) {
+	shown := func(recycled, replaced int64) *v1alpha1.Pool {
+		return &v1alpha1.Pool{Status: v1alpha1.PoolStatus{Recycled: recycled, Replaced: replaced}}
+	}
+	var m memory
+	for _, step := range []struct {
+		what     string
+		status   *v1alpha1.Pool // as the cache shows it
+		since    scheduler.Released
+		unmarked int64
+		want     scheduler.Released
+	}{
+		{"after a start the status counts on", shown(5, 7), scheduler.Released{}, 0, scheduler.Released{Recycled: 5, Replaced: 7}},
+		{"one is restarted, one handed on, one deleted", shown(5, 7), scheduler.Released{Recycled: 1, Replaced: 1}, 1, scheduler.Released{Recycled: 7, Replaced: 8}},
+		{"the write failed", shown(5, 7), scheduler.Released{}, 0, scheduler.Released{Recycled: 7, Replaced: 8}},
+		{"it landed after all", shown(7, 8), scheduler.Released{}, 0, scheduler.Released{Recycled: 7, Replaced: 8}},
+		{"the cache is behind again", shown(5, 7), scheduler.Released{Replaced: 1}, 0, scheduler.Released{Recycled: 7, Replaced: 9}},
+		{"another controller counted in between", shown(20, 30), scheduler.Released{}, 1, scheduler.Released{Recycled: 21, Replaced: 30}},
+	} {
+		m.unmarked += step.unmarked
+		if got := m.countReleased(step.status, step.since); got != step.want {
+			t.Errorf("%s: %+v, want %+v", step.what, got, step.want)
+		}
+	}
+}
+
+func TestACountThatCouldNotBeWrittenIsWrittenLater(t *testing.T) {
+	w, _ := markedWorld(t)
+	w.live("2")
+	failed := 0
+	w.onStatus = func() error {
+		if failed++; failed > 3 {
+			return nil
+		}
+		return apierrors.NewServerTimeout(v1alpha1.GroupVersion.WithResource("pools").GroupResource(), "patch", 1)
+	}
+	for range 8 {
+		_, _ = w.tryReconcile() // some fail, as said
+		w.news()
+		w.after(statusPace)
+	}
+	if s := w.pool().Status; s.Recycled != 1 || s.Replaced != 0 || failed < 4 {
+		t.Errorf("status %+v after %d writes", s, failed)
+	}
+}
+
+// Without somebody who asked for it, that a pod is deleted is nothing to warn of.
+func TestUnderTheDefaultAPodThatIsReplacedIsNoWarning(t *testing.T) {
+	for how, want := range map[v1alpha1.RecycleType]string{"": "Normal", v1alpha1.RecycleRestart: "Warning"} {
+		w, executor := markedWorld(t)
+		w.edit(func(p *v1alpha1.Pool) { p.Spec.RecycleStrategy.Type = how })
+		executor.state = taskexecutor.RecycleState{ID: "batch", Reasons: []string{"/etc/hosts was changed"}}
+		w.live("2")
+		w.settled()
+		if told := strings.Join(w.told(), "\n"); !strings.Contains(told, want+" PodNotRecycled") {
+			t.Errorf("type %q: events %q, want the kind %s", how, told, want)
+		}
 	}
 }

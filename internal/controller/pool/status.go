@@ -75,6 +75,8 @@ func countStatus(pool *v1alpha1.Pool, obs observed) *v1alpha1.PoolStatus {
 	status.Updated = asInt32(n.Updated)
 	status.Starting = asInt32(n.Starting)
 	status.Waiting = asInt32(n.Waiting)
+	status.Recycled, status.Replaced = obs.released.Recycled, obs.released.Replaced
+	status.RecycleObstacle = shorten(obs.recycleObstacle, maxMessage)
 	return status
 }
 
@@ -156,7 +158,8 @@ func (r *Reconciler) report(
 	}
 	pool.Status = *status
 	patch := client.MergeFrom(before)
-	if !equality.Semantic.DeepEqual(before.Status.Conditions, status.Conditions) {
+	if before.Status.Recycled != status.Recycled || before.Status.Replaced != status.Replaced ||
+		!equality.Semantic.DeepEqual(before.Status.Conditions, status.Conditions) {
 		patch = client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
 	}
 	err := r.client.Status().Patch(ctx, pool, patch)

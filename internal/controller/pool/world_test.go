@@ -40,7 +40,9 @@ type world struct {
 	clock    *testingclock.FakePassiveClock
 	ledger   *scheduler.Ledger
 	recorder *events.FakeRecorder
+	calls    *Calls
 	r        *Reconciler
+	woken    bool // an executor's answer is there
 
 	mu      sync.Mutex
 	creates int                  // creates sent
@@ -81,16 +83,29 @@ func newWorld(t *testing.T, pool *v1alpha1.Pool, pods ...*corev1.Pod) *world {
 	w.client = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.Pool{}, &corev1.Pod{}).
 		WithObjects(objects...).Build()
 
+	w.answeredBy(nil)
 	ready := make(chan struct{})
 	close(ready)
 	w.r = New(Options{
 		Client: interceptor.NewClient(w.client, w.funcs()), APIReader: interceptor.NewClient(w.client, w.reads()),
-		Clock: w.clock, Recorder: w.recorder, Ledger: w.ledger, Ready: ready,
+		Clock: w.clock, Recorder: w.recorder, Ledger: w.ledger, Ready: ready, Calls: w.calls,
 		Suffix: func() string { w.names++; return fmt.Sprintf("%05d", w.names) },
 	})
 	w.r.metrics = newPodMetrics(prometheus.NewRegistry())
 	w.news()
 	return w
+}
+
+// answeredBy has this executor answer at every address.
+func (w *world) answeredBy(executor Executor) {
+	w.calls = NewCalls(w.t.Context(), func(types.NamespacedName) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.woken = true
+	}, func(string) Executor { return executor })
+	if w.r != nil {
+		w.r.calls = w.calls
+	}
 }
 
 func (w *world) funcs() interceptor.Funcs {
@@ -175,7 +190,7 @@ func (w *world) reads() interceptor.Funcs {
 	}
 }
 
-// reconcile runs one reconcile that must not fail.
+// reconcile runs one reconcile that must not fail, and lets the calls that it has made come to an end.
 func (w *world) reconcile() ctrl.Result {
 	w.t.Helper()
 	res, err := w.tryReconcile()
@@ -190,6 +205,7 @@ func (w *world) tryReconcile() (ctrl.Result, error) {
 	if err != nil && res != (ctrl.Result{}) {
 		w.t.Errorf("a result and an error together: %+v, %v", res, err)
 	}
+	w.calls.Wait()
 	return res, err
 }
 
@@ -198,10 +214,11 @@ func (w *world) settled() {
 	w.t.Helper()
 	for range 20 {
 		writes := w.creates + w.deletes + w.patches
+		w.woken = false
 		w.reconcile()
 		w.news()
 		w.after(statusPace)
-		if writes == w.creates+w.deletes+w.patches {
+		if writes == w.creates+w.deletes+w.patches && !w.woken {
 			return
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -16,6 +17,23 @@ import (
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/utils/podutil"
 )
+
+// TypeOf is how a pool recycles its pods: Delete, Restart, Noop, or "" for the default, which is Restart where the result is
+// provably clean and else Delete. A type that isn't known is the one that is always clean.
+func TypeOf(pool *v1alpha1.Pool) v1alpha1.RecycleType {
+	if pool.Spec.RecycleStrategy == nil {
+		return ""
+	}
+	switch how := pool.Spec.RecycleStrategy.Type; how {
+	case "", v1alpha1.RecycleNoop, v1alpha1.RecycleRestart:
+		return how
+	default:
+		return v1alpha1.RecycleDelete
+	}
+}
+
+// Restarts says whether a pool's pods are restarted in place where they can be.
+func Restarts(how v1alpha1.RecycleType) bool { return how == "" || how == v1alpha1.RecycleRestart }
 
 // AddRestartRules lets the task-executor restart all containers of its pod by exiting with the reserved code. Only a
 // pod whose containers are always restarted, and that has an executor beside others, gets the rules; rules of the
@@ -38,6 +56,12 @@ func RemoveRestartRules(spec *corev1.PodSpec) (removed bool) {
 	}
 	executor.RestartPolicy, executor.RestartPolicyRules = nil, nil
 	return true
+}
+
+// HasRestartRules says whether a pod's executor has the rule that AddRestartRules gives.
+func HasRestartRules(spec *corev1.PodSpec) bool {
+	executor := podutil.Container(spec, v1alpha1.TaskExecutorContainer)
+	return executor != nil && hasRestartRules(executor)
 }
 
 func restartRule() corev1.ContainerRestartRule {
@@ -77,12 +101,25 @@ func hasRestartRules(executor *corev1.Container) bool {
 //	| mounted nowhere else                                             | no       |
 //	| a container without an ID, which could not be told from the next | yes      |
 func Obstacle(pod *corev1.Pod) string {
-	spec := &pod.Spec
+	if pod.DeletionTimestamp != nil || podutil.HasEnded(pod) {
+		return "the pod has ended or is being deleted"
+	}
+	if obstacle := SpecObstacle(&pod.Spec); obstacle != "" {
+		return obstacle
+	}
+	if _, whole := containerIDs(pod); !whole {
+		return "a container has no ID"
+	}
+	return ""
+}
+
+// SpecObstacle is the part of Obstacle that a pod's spec alone decides.
+func SpecObstacle(spec *corev1.PodSpec) string {
 	executor := podutil.Container(spec, v1alpha1.TaskExecutorContainer)
 	switch {
-	case pod.DeletionTimestamp != nil, podutil.HasEnded(pod):
-		return "the pod has ended or is being deleted"
-	case executor == nil || !hasRestartRules(executor) || !alwaysRestarts(spec):
+	case executor == nil:
+		return "there is no container " + v1alpha1.TaskExecutorContainer
+	case !hasRestartRules(executor) || !alwaysRestarts(spec):
 		return "the container " + v1alpha1.TaskExecutorContainer + " has no rule to restart all containers"
 	case len(spec.EphemeralContainers) > 0:
 		return "ephemeral containers are not restarted"
@@ -96,9 +133,6 @@ func Obstacle(pod *corev1.Pod) string {
 		if volume := lastingVolume(spec, &c); volume != "" {
 			return fmt.Sprintf("container %s can write to volume %s, which outlives it", c.Name, volume)
 		}
-	}
-	if _, whole := containerIDs(pod); !whole {
-		return "a container has no ID"
 	}
 	return ""
 }
@@ -170,12 +204,27 @@ type Mark struct {
 
 	// Containers are the IDs of the containers the batch had, by name, init containers included.
 	Containers map[string]string `json:"containers"`
+
+	// Since is when the mark was written, to the second: the time that a recycling may take counts from then. Zero in marks
+	// of older controllers.
+	Since time.Time `json:"since,omitzero"`
 }
 
-// MarkOf is the mark for a pod that a batch releases. Ask Obstacle before.
-func MarkOf(pod *corev1.Pod, batch types.UID) Mark {
+// MarkOf is the mark for a pod that a batch releases now. Ask Obstacle before.
+func MarkOf(pod *corev1.Pod, batch types.UID, now time.Time) Mark {
 	ids, _ := containerIDs(pod) // Obstacle said that they are whole
-	return Mark{Batch: batch, Containers: ids}
+	return Mark{Batch: batch, Containers: ids, Since: now.UTC().Truncate(time.Second)}
+}
+
+// Left is what is left, or less than nothing, of the time that a recycling may take. It counts from the mark, so that no restart
+// of a controller extends it, and from when the mark was first seen (by a clock that nobody sets, within a process): what is
+// over first counts. So a mark from the future, or a clock set back, makes no recycling endless.
+func (m Mark) Left(seen, now time.Time, limit time.Duration) time.Duration {
+	left := seen.Add(limit).Sub(now)
+	if m.Since.IsZero() {
+		return left
+	}
+	return min(left, m.Since.Add(limit).Sub(now))
 }
 
 // containerIDs are the IDs of all containers. They are whole if no container of the spec is without.
@@ -222,21 +271,29 @@ const (
 	// Restarting: the executor's container is another one, but not all are, or the pod isn't Ready.
 	Restarting
 
+	// Alone: the executor's container was restarted and runs, while one that the last user had runs on. Whoever restarts all
+	// containers ends them all before the first runs again.
+	Alone
+
 	// Restarted: every container is another one, and the pod is Ready.
 	Restarted
 )
 
 // ProgressOf compares a marked pod's containers with those of the mark.
 //
-//	| the executor's ID | all other IDs | every container runs, pod Ready | progress   |
-//	| as in the mark    | -             | -                               | Untouched  |
-//	| another, or none  | some old      | -                               | Restarting |
-//	| another           | others        | no                              | Restarting |
-//	| another           | others        | yes                             | Restarted  |
+//	| the executor's ID | all other IDs              | every container runs, pod Ready | progress   |
+//	| as in the mark    | -                          | -                               | Untouched  |
+//	| another, running  | some old, of running ones  | -                               | Alone      |
+//	| another, or none  | some old                   | -                               | Restarting |
+//	| another           | others                     | no                              | Restarting |
+//	| another           | others                     | yes                             | Restarted  |
 func ProgressOf(m Mark, pod *corev1.Pod) Progress {
 	ids, whole := containerIDs(pod)
 	if ids[v1alpha1.TaskExecutorContainer] == m.Containers[v1alpha1.TaskExecutorContainer] {
 		return Untouched
+	}
+	if runsAlone(m, pod) {
+		return Alone
 	}
 	if !whole || !podutil.IsReady(pod) || pod.Status.PodIP == "" {
 		return Restarting
@@ -252,4 +309,18 @@ func ProgressOf(m Mark, pod *corev1.Pod) Progress {
 		}
 	}
 	return Restarted
+}
+
+// runsAlone says whether the executor's container runs anew beside one that runs on from before the mark.
+func runsAlone(m Mark, pod *corev1.Pod) bool {
+	anew, before := false, false
+	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+		if s.State.Running == nil {
+			continue
+		}
+		old := s.ContainerID == m.Containers[s.Name]
+		anew = anew || (s.Name == v1alpha1.TaskExecutorContainer && !old)
+		before = before || old
+	}
+	return anew && before
 }

@@ -5,6 +5,7 @@ package recycling
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -101,7 +102,7 @@ func TestObstacle(t *testing.T) {
 		}, "has no rule"},
 		"another exit code":     {func(p *corev1.Pod) { p.Spec.Containers[1].RestartPolicyRules[0].ExitCodes.Values[0] = 1 }, "has no rule"},
 		"never restarted":       {func(p *corev1.Pod) { p.Spec.RestartPolicy = corev1.RestartPolicyNever }, "has no rule"},
-		"no executor":           {func(p *corev1.Pod) { p.Spec.Containers[1].Name = "other" }, "has no rule"},
+		"no executor":           {func(p *corev1.Pod) { p.Spec.Containers[1].Name = "other" }, "no container"},
 		"an ephemeral one":      {func(p *corev1.Pod) { p.Spec.EphemeralContainers = make([]corev1.EphemeralContainer, 1) }, "ephemeral"},
 		"the node's network":    {func(p *corev1.Pod) { p.Spec.HostNetwork = true }, "namespace of its node"},
 		"a privileged one":      {security(corev1.SecurityContext{Privileged: ptr.To(true)}), "privileged"},
@@ -154,6 +155,41 @@ func TestRestartRulesAreAddedOnlyWhereTheyHelp(t *testing.T) {
 	}
 }
 
+// marked is when the marks of these tests were written, as the annotation has it: to the second.
+var marked = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+
+func TestTheTimeOfARecyclingCountsFromItsMark(t *testing.T) {
+	for name, c := range map[string]struct {
+		since, seen, now time.Time
+		want             time.Duration
+	}{
+		"seen at once":                                 {marked, marked, marked.Add(time.Second), 59 * time.Second},
+		"seen late, after a restart":                   {marked, marked.Add(40 * time.Second), marked.Add(45 * time.Second), 15 * time.Second},
+		"seen when it was over":                        {marked, marked.Add(time.Hour), marked.Add(time.Hour), -59 * time.Minute},
+		"a mark of an older controller":                {time.Time{}, marked, marked.Add(time.Second), 59 * time.Second},
+		"a mark from the future":                       {marked.Add(time.Hour), marked, marked.Add(time.Minute), 0},
+		"a clock that was set back before it was seen": {marked, marked.Add(-time.Hour), marked.Add(-time.Hour), time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := (Mark{Since: c.since}).Left(c.seen, c.now, time.Minute); got != c.want {
+				t.Errorf("%v left, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestAMarkHasTheTimeInTheFormThatIsDocumented(t *testing.T) {
+	pod := eligible()
+	zone := time.FixedZone("somewhere", 3600)
+	text := MarkOf(pod, "b", marked.Add(123*time.Millisecond).In(zone)).Encode()
+	if want := `"since":"2026-01-01T12:00:00Z"`; !strings.Contains(text, want) {
+		t.Errorf("mark %s, want %s in it", text, want)
+	}
+	if text := (Mark{Batch: "b"}).Encode(); strings.Contains(text, "since") {
+		t.Errorf("a mark without a time is written as %s", text)
+	}
+}
+
 func TestProgress(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*corev1.Pod)
@@ -165,11 +201,27 @@ func TestProgress(t *testing.T) {
 			run(p, "2")
 			p.Status.ContainerStatuses[1].ContainerID = "containerd://task-executor1"
 		}, Untouched},
-		"the sandbox is old": {func(p *corev1.Pod) { run(p, "2"); p.Status.ContainerStatuses[0].ContainerID = "containerd://sandbox1" }, Restarting},
-		"the sidecar is old": {func(p *corev1.Pod) {
+		"the sandbox is old, and was ended": {func(p *corev1.Pod) {
+			run(p, "2")
+			p.Status.ContainerStatuses[0].ContainerID, p.Status.ContainerStatuses[0].State.Running = "containerd://sandbox1", nil
+		}, Restarting},
+		"the sandbox runs on, and the executor anew": {func(p *corev1.Pod) {
+			run(p, "2")
+			p.Status.ContainerStatuses[0].ContainerID = "containerd://sandbox1"
+		}, Alone},
+		"the sandbox runs on, and the executor is ended": {func(p *corev1.Pod) {
+			run(p, "2")
+			p.Status.ContainerStatuses[0].ContainerID = "containerd://sandbox1"
+			p.Status.ContainerStatuses[1].ContainerID, p.Status.ContainerStatuses[1].State.Running = "", nil
+		}, Restarting},
+		"the sidecar is old, and was ended": {func(p *corev1.Pod) {
+			run(p, "2")
+			p.Status.InitContainerStatuses[0].ContainerID, p.Status.InitContainerStatuses[0].State.Running = "containerd://sidecar1", nil
+		}, Restarting},
+		"the sidecar runs on, and the executor anew": {func(p *corev1.Pod) {
 			run(p, "2")
 			p.Status.InitContainerStatuses[0].ContainerID = "containerd://sidecar1"
-		}, Restarting},
+		}, Alone},
 		"the sidecar is not told of": {func(p *corev1.Pod) { run(p, "2"); p.Status.InitContainerStatuses = nil }, Restarting},
 		"the executor is not made":   {func(p *corev1.Pod) { run(p, "2"); p.Status.ContainerStatuses[1].ContainerID = "" }, Restarting},
 		"one doesn't run":            {func(p *corev1.Pod) { run(p, "2"); p.Status.ContainerStatuses[0].State.Running = nil }, Restarting},
@@ -182,7 +234,7 @@ func TestProgress(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			pod := eligible()
-			mark := MarkOf(pod, "batch")
+			mark := MarkOf(pod, "batch", marked)
 			pod.Annotations = map[string]string{v1alpha1.RecyclingAnnotation: mark.Encode()}
 			parsed, err := Parse(pod)
 			if diff := cmp.Diff(mark, parsed); err != nil || diff != "" || len(parsed.Containers) != 3 {
@@ -197,7 +249,7 @@ func TestProgress(t *testing.T) {
 }
 
 func TestAMarkThatProvesNothingIsAnError(t *testing.T) {
-	for _, text := range []string{``, `{}`, `x`, `{"batch":"b"}`, `{"containers":{"a":"b"}}`} {
+	for _, text := range []string{``, `{}`, `x`, `{"batch":"b"}`, `{"containers":{"a":"b"}}`, `{"batch":"b","containers":{"a":"b"},"since":"soon"}`} {
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1alpha1.RecyclingAnnotation: text}}}
 		if m, err := Parse(pod); err == nil {
 			t.Errorf("%q is read as %+v", text, m)
