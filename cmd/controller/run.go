@@ -33,6 +33,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/controller/batchsandbox"
+	"opensandbox.io/controller/internal/controller/keyring"
 	"opensandbox.io/controller/internal/controller/pool"
 	"opensandbox.io/controller/internal/scheduler"
 	"opensandbox.io/controller/internal/utils/trigger"
@@ -73,13 +74,14 @@ func run(ctx context.Context, o Options) error {
 	runnerCtx, stopRunner := context.WithCancel(ctx)
 	defer stopRunner()
 	wake := waker{batches: trigger.New(), pools: trigger.New()}
-	runner := batchsandbox.NewRunner(runnerCtx, clock.RealClock{}, wake.WakeBatch, batchsandbox.Dialer())
+	keys := keyring.New(mgr.GetAPIReader(), mgr.GetClient(), ownNamespace(o), clock.RealClock{})
+	runner := batchsandbox.NewRunner(runnerCtx, clock.RealClock{}, wake.WakeBatch, batchsandbox.Dialer(keys.Sign))
 	defer runner.Wait()
-	calls := pool.NewCalls(runnerCtx, wake.WakePool, pool.Dialer())
+	calls := pool.NewCalls(runnerCtx, wake.WakePool, pool.Dialer(keys.Sign))
 	defer calls.Wait()
 	defer stopRunner()
 	ledger := scheduler.NewLedger(wake)
-	if err := setup(mgr, o, parts{ledger: ledger, runner: runner, calls: calls, wake: wake, leads: leads}); err != nil {
+	if err := setup(mgr, o, parts{ledger: ledger, runner: runner, calls: calls, keys: keys, wake: wake, leads: leads}); err != nil {
 		return err
 	}
 	if err := addChecks(mgr); err != nil {
@@ -104,6 +106,7 @@ type parts struct {
 	ledger *scheduler.Ledger
 	runner *batchsandbox.Runner
 	calls  *pool.Calls
+	keys   *keyring.Keyring
 	wake   waker
 	leads  func() bool
 }
@@ -114,7 +117,7 @@ func setup(mgr ctrl.Manager, o Options, p parts) error {
 	recorder := mgr.GetEventRecorder("opensandbox-controller")
 	batches, err := batchsandbox.New(batchsandbox.Options{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
-		Registry: metrics.Registry, Ledger: p.ledger, Runner: p.runner, Ready: ready, Leads: p.leads,
+		Registry: metrics.Registry, Ledger: p.ledger, Runner: p.runner, Root: p.keys.Root, Ready: ready, Leads: p.leads,
 	})
 	if err != nil {
 		return fmt.Errorf("make the batch controller: %w", err)
@@ -124,7 +127,7 @@ func setup(mgr ctrl.Manager, o Options, p parts) error {
 	}
 	pools := pool.New(pool.Options{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
-		Ledger: p.ledger, Ready: ready, Calls: p.calls, Suffix: pool.RandomSuffix,
+		Ledger: p.ledger, Ready: ready, Calls: p.calls, Root: p.keys.Root, Suffix: pool.RandomSuffix,
 	})
 	if err := pools.SetupWithManager(mgr, p.wake.pools, o.Concurrency); err != nil {
 		return fmt.Errorf("set up the pool controller: %w", err)
@@ -134,6 +137,10 @@ func setup(mgr ctrl.Manager, o Options, p parts) error {
 	}
 	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
 		rebuild := func(ctx context.Context) (bool, error) {
+			if err := p.keys.Load(ctx); err != nil {
+				ctrl.Log.Error(err, "load the root of the task-executors' tokens")
+				return false, nil
+			}
 			if err := batches.Rebuild(ctx, rand.Text(), o.WatchNamespaces); err != nil {
 				ctrl.Log.Error(err, "rebuild the ledger")
 				return false, nil

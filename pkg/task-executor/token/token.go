@@ -53,6 +53,13 @@ type claims struct {
 	Body   string `json:"bsh"` // SHA-256 of the body, base64url
 }
 
+// ForPod returns what signs the calls of one pod by its method, path and body.
+func ForPod(sign func(Call) (string, error), podUID string) func(method, path string, body []byte) (string, error) {
+	return func(method, path string, body []byte) (string, error) {
+		return sign(Call{PodUID: podUID, Method: method, Path: path, Body: body})
+	}
+}
+
 func claimsOf(c Call) claims {
 	sum := sha256.Sum256(c.Body)
 	return claims{Method: c.Method, Path: c.Path, Body: base64.RawURLEncoding.EncodeToString(sum[:])}
