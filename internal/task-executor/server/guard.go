@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -19,7 +20,8 @@ import (
 const maxAuditBytes = 256
 
 // Guard lets only calls through that carry a token for just this call, and the question for health. A refused call is
-// answered with 401, or 413 where its body is too large to be looked at, and told in one line of the log.
+// answered with 401, or 413 where its body is too large to be looked at, and told in one line of the log; its connection is
+// closed.
 //
 // The token is checked before the body is read, so that a stranger can't make the executor read one.
 func Guard(next http.Handler, verifier *token.Verifier, log *slog.Logger) http.Handler {
@@ -32,6 +34,7 @@ func Guard(next http.Handler, verifier *token.Verifier, log *slog.Logger) http.H
 			refuse(w, r, err, log)
 			return
 		}
+		vouch(r.Context())
 		next.ServeHTTP(w, r)
 	})
 }
@@ -47,9 +50,10 @@ func admit(w http.ResponseWriter, r *http.Request, verifier *token.Verifier) err
 		return errTooLarge
 	}
 	if err != nil {
-		return errors.Join(errBadRequest, err)
+		return fmt.Errorf("%w: read body: %w", errBadRequest, err)
 	}
-	if err := verifier.Use(proof, token.Call{Method: r.Method, Path: r.URL.RequestURI(), Body: body}); err != nil {
+	// The path as it came over the wire: a parsed one could be that of several.
+	if err := verifier.Use(proof, token.Call{Method: r.Method, Path: r.RequestURI, Body: body}); err != nil {
 		return err
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
@@ -72,8 +76,9 @@ func refuse(w http.ResponseWriter, r *http.Request, err error, log *slog.Logger)
 	if reason := token.Reason(err); reason == "" {
 		status, message = statusOf(err), err.Error()
 	}
-	log.Warn("refused call", "audit", true, "remote", r.RemoteAddr, "method", shortened(r.Method), "path", shortened(r.URL.RequestURI()),
-		"status", status, "reason", err)
+	log.Warn("refused call", "audit", true, "remote", r.RemoteAddr, "method", shortened(r.Method), "path", shortened(r.RequestURI),
+		"status", status, "reason", shortened(err.Error()))
+	w.Header().Set("Connection", "close")
 	w.Header().Set("Content-Type", "application/json")
 	if status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Bearer")

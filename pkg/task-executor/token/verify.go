@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,6 +21,8 @@ type Verifier struct {
 	roots  *x509.CertPool
 	podUID string
 	clock  clock.PassiveClock
+
+	journal *journal // nil if nothing is to be remembered beyond this process
 
 	mu   sync.Mutex
 	used map[string]time.Time // by ID, until when it has to be remembered
@@ -37,6 +40,21 @@ func NewVerifier(root *x509.Certificate, podUID string, clk clock.PassiveClock) 
 type Proof struct {
 	registered jwt.Claims
 	claims     claims
+}
+
+// KeepIn remembers the tokens that were used in files in dir, so that one that was overheard isn't good again for a process
+// that is started anew. It takes in what is there. Call it before anything else.
+func (v *Verifier) KeepIn(dir string) error {
+	now := v.clock.Now()
+	used, err := readJournal(dir, now)
+	if err != nil {
+		return fmt.Errorf("read the tokens that were used: %w", err)
+	}
+	v.used, v.journal = used, newJournal(dir, now)
+	if err := v.journal.begin(used); err != nil {
+		return fmt.Errorf("write the tokens that were used: %w", err)
+	}
+	return nil
 }
 
 // Verify checks all of a token but its call. It costs no more than two signatures, however large the call is.
@@ -62,7 +80,10 @@ func (v *Verifier) Verify(raw string) (*Proof, error) {
 	if err := parsed.Claims(chains[0][0].PublicKey, &p.registered, &p.claims); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUntrusted, err)
 	}
-	return &p, v.check(p.registered, now)
+	if err := v.check(p.registered, now); err != nil {
+		return nil, err
+	}
+	return &p, nil
 }
 
 // check is the part of Verify about pod and time.
@@ -70,6 +91,8 @@ func (v *Verifier) check(c jwt.Claims, now time.Time) error {
 	switch {
 	case c.ID == "" || c.Expiry == nil || c.IssuedAt == nil:
 		return fmt.Errorf("%w: jti, iat or exp is missing", ErrMalformed)
+	case len(c.ID) > maxIDBytes || strings.ContainsFunc(c.ID, func(r rune) bool { return r <= ' ' }):
+		return fmt.Errorf("%w: jti is none of ours", ErrMalformed)
 	case len(c.Audience) != 1 || subtle.ConstantTimeCompare([]byte(c.Audience[0]), []byte(v.podUID)) != 1:
 		return ErrOtherPod
 	case c.Expiry.Time().Sub(c.IssuedAt.Time()) > Lifetime:
@@ -78,11 +101,16 @@ func (v *Verifier) check(c jwt.Claims, now time.Time) error {
 	if err := c.ValidateWithLeeway(jwt.Expected{Time: now}, Leeway); err != nil {
 		return fmt.Errorf("%w: %w", ErrExpired, err)
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if _, before := v.used[c.ID]; before { // known before the body is read; Use has the last word
+		return ErrReplayed
+	}
 	return nil
 }
 
-// Use compares a proof with the call that came with it and uses it up: a second call with it is refused. What is refused here
-// doesn't use it up.
+// Use compares a proof with the call that came with it and uses it up: a second call with it is refused. A proof of another
+// call isn't used up. An error that has no Reason says that the use could not be remembered, so that the call must not go on.
 func (v *Verifier) Use(p *Proof, call Call) error {
 	call.PodUID = v.podUID
 	want := claimsOf(call)
@@ -92,15 +120,26 @@ func (v *Verifier) Use(p *Proof, call Call) error {
 	if same != 1 {
 		return ErrOtherCall
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	now := v.clock.Now()
-	v.forget(now)
-	if _, before := v.used[p.registered.ID]; before {
+	now, until := v.clock.Now(), p.registered.Expiry.Time().Add(2*Leeway)
+	if !v.take(p.registered.ID, until, now) {
 		return ErrReplayed
 	}
-	v.used[p.registered.ID] = p.registered.Expiry.Time().Add(2 * Leeway)
-	return nil
+	if v.journal == nil {
+		return nil
+	}
+	return v.journal.append(p.registered.ID, until, now)
+}
+
+// take uses an ID up, and says whether it was there to be used.
+func (v *Verifier) take(id string, until, now time.Time) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.forget(now)
+	if _, before := v.used[id]; before {
+		return false
+	}
+	v.used[id] = until
+	return true
 }
 
 // forget drops the tokens that are refused for their age by now, at most once in their lifetime.
