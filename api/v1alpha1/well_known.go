@@ -93,6 +93,11 @@ const (
 // LeaderElectionID is the name of the Lease that decides which controller is active.
 const LeaderElectionID = "2fa1c467.opensandbox.io"
 
+// RootSecretName is the name of the Secret, in the controller's own namespace, with the root key of the tokens by which
+// task-executors know the controller: tls.key and tls.crt. Written by the controller, once. Delete it to have a new one made;
+// idle pods are replaced then, and pods in use can't be told to run tasks any more.
+const RootSecretName = "opensandbox-controller-root" //nolint:gosec // a name, no secret
+
 // MaxNameLength is the greatest length of the name of a batch or pool, for it becomes a label value.
 const MaxNameLength = 63
 

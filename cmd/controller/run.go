@@ -33,6 +33,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/controller/batchsandbox"
+	"opensandbox.io/controller/internal/controller/keyring"
 	"opensandbox.io/controller/internal/controller/node"
 	"opensandbox.io/controller/internal/controller/pool"
 	"opensandbox.io/controller/internal/scheduler"
@@ -74,13 +75,14 @@ func run(ctx context.Context, o Options) error {
 	runnerCtx, stopRunner := context.WithCancel(ctx)
 	defer stopRunner()
 	wake := waker{batches: trigger.New(), pools: trigger.New()}
-	runner := batchsandbox.NewRunner(runnerCtx, clock.RealClock{}, wake.WakeBatch, batchsandbox.Dialer())
+	keys := keyring.New(mgr.GetAPIReader(), mgr.GetClient(), ownNamespace(o), clock.RealClock{})
+	runner := batchsandbox.NewRunner(runnerCtx, clock.RealClock{}, wake.WakeBatch, batchsandbox.Dialer(keys.Sign))
 	defer runner.Wait()
-	calls := pool.NewCalls(runnerCtx, wake.WakePool, pool.Dialer())
+	calls := pool.NewCalls(runnerCtx, wake.WakePool, pool.Dialer(keys.Sign))
 	defer calls.Wait()
 	defer stopRunner()
 	ledger := scheduler.NewLedger(wake)
-	if err := setup(ctx, mgr, o, parts{ledger: ledger, runner: runner, calls: calls, wake: wake, leads: leads}); err != nil {
+	if err := setup(ctx, mgr, o, parts{ledger: ledger, runner: runner, calls: calls, keys: keys, wake: wake, leads: leads}); err != nil {
 		return err
 	}
 	if err := addChecks(mgr); err != nil {
@@ -105,6 +107,7 @@ type parts struct {
 	ledger *scheduler.Ledger
 	runner *batchsandbox.Runner
 	calls  *pool.Calls
+	keys   *keyring.Keyring
 	wake   waker
 	leads  func() bool
 }
@@ -115,7 +118,7 @@ func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 	recorder := mgr.GetEventRecorder("opensandbox-controller")
 	batches, err := batchsandbox.New(batchsandbox.Options{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
-		Registry: metrics.Registry, Ledger: p.ledger, Runner: p.runner, Ready: ready, Leads: p.leads,
+		Registry: metrics.Registry, Ledger: p.ledger, Runner: p.runner, Root: p.keys.Root, Ready: ready, Leads: p.leads,
 	})
 	if err != nil {
 		return fmt.Errorf("make the batch controller: %w", err)
@@ -125,7 +128,7 @@ func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 	}
 	pools := pool.New(pool.Options{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
-		Ledger: p.ledger, Ready: ready, Calls: p.calls, Suffix: pool.RandomSuffix,
+		Ledger: p.ledger, Ready: ready, Calls: p.calls, Root: p.keys.Root, Suffix: pool.RandomSuffix,
 	})
 	if err := pools.SetupWithManager(mgr, p.wake.pools, o.Concurrency); err != nil {
 		return fmt.Errorf("set up the pool controller: %w", err)
@@ -137,24 +140,33 @@ func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 	if err != nil {
 		return err
 	}
-	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
-		rebuild := func(ctx context.Context) (bool, error) {
-			err := rebuildNodes(ctx)
-			if err == nil {
-				err = batches.Rebuild(ctx, rand.Text(), o.WatchNamespaces)
-			}
-			if err != nil {
-				ctrl.Log.Error(err, "rebuild the ledger")
-				return false, nil
-			}
-			return true, nil
+	rebuild := func(ctx context.Context) error {
+		if err := p.keys.Load(ctx); err != nil {
+			return fmt.Errorf("load the root of the task-executors' tokens: %w", err)
 		}
-		if err := wait.PollUntilContextCancel(ctx, rebuildRetry, true, rebuild); err != nil {
-			return nil //nolint:nilerr // only the end of the context ends the tries
+		if err := rebuildNodes(ctx); err != nil {
+			return err
 		}
-		close(ready)
-		return nil
-	}))
+		return batches.Rebuild(ctx, rand.Text(), o.WatchNamespaces)
+	}
+	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error { return begin(ctx, rebuild, ready) }))
+}
+
+// begin does what must be done after the election before anything is handed out, trying again until it succeeds, and closes
+// ready.
+func begin(ctx context.Context, rebuild func(context.Context) error, ready chan<- struct{}) error {
+	attempt := func(ctx context.Context) (bool, error) {
+		if err := rebuild(ctx); err != nil {
+			ctrl.Log.Error(err, "rebuild the ledger")
+			return false, nil
+		}
+		return true, nil
+	}
+	if err := wait.PollUntilContextCancel(ctx, rebuildRetry, true, attempt); err != nil {
+		return nil //nolint:nilerr // only the end of the context ends the tries
+	}
+	close(ready)
+	return nil
 }
 
 // watchNodes adds the controller of nodes if it may watch them, and returns what tells the ledger of all nodes after the

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"flag"
 	"fmt"
@@ -19,11 +20,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	"k8s.io/utils/clock"
 
 	"opensandbox.io/controller/internal/task-executor/enter"
 	"opensandbox.io/controller/internal/task-executor/sandbox"
 	"opensandbox.io/controller/internal/task-executor/store"
 	taskexecutor "opensandbox.io/controller/pkg/task-executor"
+	"opensandbox.io/controller/pkg/task-executor/token"
 )
 
 // TestMain lets the test binary play the command: started with "enter" it becomes a task's process.
@@ -78,6 +81,104 @@ func TestParse(t *testing.T) {
 	}
 	if _, err := parse([]string{"-help"}, os.Getenv, io.Discard); !errors.Is(err, flag.ErrHelp) {
 		t.Errorf("error %v, want ErrHelp", err)
+	}
+}
+
+// newRoot makes a root, and what the environment of an executor says of it.
+func newRoot(t *testing.T) (token.Root, map[string]string) {
+	t.Helper()
+	root, err := token.NewRoot(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root, map[string]string{
+		taskexecutor.RootCertificateEnv: base64.StdEncoding.EncodeToString(root.Certificate.Raw), taskexecutor.PodUIDEnv: "the-pod",
+	}
+}
+
+func TestWhereTheExecutorListensAndWhomItBelieves(t *testing.T) {
+	_, env := newRoot(t)
+	for name, tc := range map[string]struct {
+		args    []string
+		env     map[string]string
+		want    string // address
+		wantErr string
+	}{
+		"with a root, everywhere":                    {env: env, want: "0.0.0.0:5758"},
+		"without, on loopback":                       {want: "127.0.0.1:5758"},
+		"without, on the port that was asked for":    {args: []string{"-listen-addr=10.0.0.1:99"}, want: "127.0.0.1:99"},
+		"without, where every address was asked for": {args: []string{"-listen-addr=:99"}, want: "127.0.0.1:99"},
+		"without, on the loopback address asked for": {args: []string{"-listen-addr=127.0.0.9:99"}, want: "127.0.0.9:99"},
+		"without, by name":                           {args: []string{"-listen-addr=localhost:99"}, want: "localhost:99"},
+		"without, on IPv6":                           {args: []string{"-listen-addr=[::1]:99"}, want: "[::1]:99"},
+		"without, everywhere when told so":           {args: []string{"-allow-unauthenticated"}, want: "0.0.0.0:5758"},
+		"a root that is no base64":                   {env: map[string]string{taskexecutor.RootCertificateEnv: "%"}, wantErr: taskexecutor.RootCertificateEnv},
+		"a root that is no certificate":              {env: map[string]string{taskexecutor.RootCertificateEnv: "AAAA"}, wantErr: taskexecutor.RootCertificateEnv},
+		"a root, but nobody says which pod this is":  {env: map[string]string{taskexecutor.RootCertificateEnv: env[taskexecutor.RootCertificateEnv]}, wantErr: taskexecutor.PodUIDEnv},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var told bytes.Buffer
+			opts, err := parse(tc.args, func(name string) string { return tc.env[name] }, &told)
+			if (err != nil) != (tc.wantErr != "") || !strings.Contains(told.String(), tc.wantErr) {
+				t.Fatalf("error %v, told %q, want %q", err, told.String(), tc.wantErr)
+			}
+			if err == nil && opts.address() != tc.want {
+				t.Errorf("listens on %s, want %s", opts.address(), tc.want)
+			}
+		})
+	}
+}
+
+// An executor with a root does what the controller says and nobody else.
+func TestRunBelievesTheControllerAlone(t *testing.T) {
+	root, env := newRoot(t)
+	opts := Options{
+		ListenAddr: freeAddr(t), DataDir: t.TempDir(), Mode: sandbox.Own, LogLevel: slog.LevelError,
+		Root: root.Certificate, PodUID: env[taskexecutor.PodUIDEnv],
+	}
+	signer, err := token.NewSigner(root, clock.RealClock{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := func(pod string) *taskexecutor.Client {
+		c := taskexecutor.New("http://"+opts.ListenAddr, taskexecutor.WithTokens(func(method, path string, body []byte) (string, error) {
+			return signer.Sign(token.Call{PodUID: pod, Method: method, Path: path, Body: body})
+		}))
+		t.Cleanup(c.CloseIdleConnections)
+		return c
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx, opts) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	stranger := taskexecutor.New("http://" + opts.ListenAddr)
+	defer stranger.CloseIdleConnections()
+	awaitHealthy(t, stranger)
+
+	for name, c := range map[string]*taskexecutor.Client{"without a token": stranger, "with the token of another pod": client("another")} {
+		var refused *taskexecutor.StatusError
+		if _, err := c.Get(t.Context()); !errors.As(err, &refused) || refused.Status != 401 {
+			t.Errorf("%s: %v, want a 401", name, err)
+		}
+	}
+	controller := client(opts.PodUID)
+	task := taskexecutor.Task{Name: "a/b", Process: taskexecutor.Process{Command: []string{"true"}}}
+	if _, err := controller.Create(t.Context(), task); err == nil || strings.Contains(err.Error(), "401") {
+		t.Errorf("a bad name with a token: %v, want a 400", err)
+	}
+	if _, err := controller.Set(t.Context(), []taskexecutor.Task{{Name: "x", Process: task.Process}}); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := controller.Wait(t.Context(), "a/b c", time.Second); err != nil {
+		t.Errorf("a query that has to be escaped: %v", err)
+	}
+	if err := controller.Delete(t.Context(), "a b"); !taskexecutor.IsNotFound(err) {
+		t.Errorf("a path that has to be escaped: %v, want a 404", err)
 	}
 }
 

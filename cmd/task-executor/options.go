@@ -3,6 +3,8 @@
 package main
 
 import (
+	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"flag"
 	"fmt"
@@ -27,6 +29,11 @@ type Options struct {
 	InPod bool
 	// Mode says where tasks run.
 	Mode sandbox.Mode
+	// Root is the certificate of the controller's root, nil for none, and PodUID the pod whose calls it may prove.
+	Root   *x509.Certificate
+	PodUID string
+	// AllowUnauthenticated serves ListenAddr to everybody where there is no root.
+	AllowUnauthenticated bool
 	// LogLevel is the least level that is logged.
 	LogLevel slog.Level
 }
@@ -40,7 +47,9 @@ func parse(args []string, getenv func(string) string, out io.Writer) (Options, e
 	flags := flag.NewFlagSet("task-executor", flag.ContinueOnError)
 	flags.SetOutput(out)
 	flags.StringVar(&opts.ListenAddr, "listen-addr", fmt.Sprintf("0.0.0.0:%d", taskexecutor.DefaultPort),
-		"`address` to serve the API on; whoever reaches it can start processes in the sandbox")
+		"`address` to serve the API on; without $"+taskexecutor.RootCertificateEnv+" only its port counts, and the loopback address is served")
+	flags.BoolVar(&opts.AllowUnauthenticated, "allow-unauthenticated", false,
+		"serve all of -listen-addr without $"+taskexecutor.RootCertificateEnv+": whoever reaches it can start processes in the sandbox")
 	flags.StringVar(&opts.DataDir, "data-dir", "/var/lib/sandbox/tasks", "`directory` for the records and the output of tasks")
 	flags.StringVar(&opts.MainContainer, "main-container-name", opts.MainContainer,
 		"`name` of the sandbox's container, which has it in its environment as "+sandbox.MainContainerEnv+
@@ -51,11 +60,42 @@ func parse(args []string, getenv func(string) string, out io.Writer) (Options, e
 	if err := flags.Parse(args); err != nil {
 		return Options{}, err
 	}
-	if err := opts.check(flags.Args()); err != nil {
+	if err := errors.Join(opts.readRoot(getenv), opts.check(flags.Args())); err != nil {
 		fmt.Fprintln(out, "task-executor:", err) // nobody to tell a failed write to
 		return Options{}, err
 	}
 	return opts, nil
+}
+
+// readRoot takes over whom to believe. An executor whose root can't be read must not run without.
+func (o *Options) readRoot(getenv func(string) string) error {
+	encoded := getenv(taskexecutor.RootCertificateEnv)
+	if encoded == "" {
+		return nil
+	}
+	der, err := base64.StdEncoding.DecodeString(encoded)
+	if err != nil {
+		return fmt.Errorf("$%s: %w", taskexecutor.RootCertificateEnv, err)
+	}
+	if o.Root, err = x509.ParseCertificate(der); err != nil {
+		return fmt.Errorf("$%s: %w", taskexecutor.RootCertificateEnv, err)
+	}
+	if o.PodUID = getenv(taskexecutor.PodUIDEnv); o.PodUID == "" {
+		return fmt.Errorf("$%s is set, but $%s isn't: set it to metadata.uid of the pod", taskexecutor.RootCertificateEnv, taskexecutor.PodUIDEnv)
+	}
+	return nil
+}
+
+// address is where to listen: without a root on loopback alone, unless that is wanted otherwise in so many words.
+func (o Options) address() string {
+	host, port, err := net.SplitHostPort(o.ListenAddr)
+	if err != nil || o.Root != nil || o.AllowUnauthenticated {
+		return o.ListenAddr // check told of the error
+	}
+	if ip := net.ParseIP(host); host == "localhost" || (ip != nil && ip.IsLoopback()) {
+		return o.ListenAddr
+	}
+	return net.JoinHostPort("127.0.0.1", port)
 }
 
 func (o Options) check(rest []string) error {

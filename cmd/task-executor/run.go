@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"strings"
@@ -25,6 +26,7 @@ import (
 	"opensandbox.io/controller/internal/task-executor/server"
 	"opensandbox.io/controller/internal/task-executor/store"
 	"opensandbox.io/controller/internal/task-executor/task"
+	"opensandbox.io/controller/pkg/task-executor/token"
 )
 
 const (
@@ -38,6 +40,9 @@ const (
 	sweepTimeout = 30 * time.Second
 	// outputBytes bounds each of the two files that keep a task's output.
 	outputBytes = 1 << 20
+	// lockTimeout bounds the wait for a data directory that is still in use, and lockLook is how often it is tried.
+	lockTimeout = 3 * time.Second
+	lockLook    = 10 * time.Millisecond
 )
 
 // run serves until ctx is done, and then ends all tasks.
@@ -46,7 +51,7 @@ func run(ctx context.Context, opts Options) (err error) {
 	// A closed stdout must not end the executor; ignoring the signal would make tasks ignore it.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 
-	records, err := store.Open(opts.DataDir, log)
+	records, err := openRecords(ctx, opts.DataDir, log)
 	if err != nil {
 		return err
 	}
@@ -70,6 +75,27 @@ func run(ctx context.Context, opts Options) (err error) {
 		return errors.Join(err, closeTasks(ctx, tasks))
 	}
 	return serve(ctx, opts, tasks, recycler, log)
+}
+
+// openRecords opens the records. A killed executor may have left a process that was just being started: until that executes
+// its program it has the lock of its parent, and can't be recognised by its environment. So the wait for the lock is also what
+// makes sure that the survivors of an earlier life are all found.
+func openRecords(ctx context.Context, dir string, log *slog.Logger) (*store.Store, error) {
+	clk := clock.RealClock{}
+	deadline := clk.Now().Add(lockTimeout)
+	for {
+		records, err := store.Open(dir, log)
+		if !errors.Is(err, store.ErrInUse) || clk.Now().After(deadline) {
+			return records, err
+		}
+		again := clk.NewTimer(lockLook)
+		select {
+		case <-again.C():
+		case <-ctx.Done():
+			again.Stop()
+			return nil, err
+		}
+	}
 }
 
 // startReaper starts the reaper; it must run until every task is gone, also after ctx is done.
@@ -135,14 +161,18 @@ var errRecycle = errors.New("the pod is to be recycled")
 // serve answers requests until ctx is done, or errRecycle is to be returned; they are still answered while the tasks are
 // being ended.
 func serve(ctx context.Context, opts Options, tasks *task.Manager, recycler *recycle.Recycler, log *slog.Logger) error {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", opts.ListenAddr)
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", opts.address())
 	if err != nil {
 		return errors.Join(err, closeTasks(ctx, tasks))
 	}
-	log.Info("serving", "address", l.Addr().String())
+	handler, err := newHandler(opts, tasks, recycler, log)
+	if err != nil {
+		return errors.Join(err, l.Close(), closeTasks(ctx, tasks))
+	}
+	log.Info("serving", "address", l.Addr().String(), "authenticated", opts.Root != nil)
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
-	srv := server.NewServer(serving, server.NewHandler(tasks, recycler, log), log)
+	srv := server.NewServer(serving, handler, log)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(serving, srv, l, requestGrace) }()
 
@@ -157,6 +187,19 @@ func serve(ctx context.Context, opts Options, tasks *task.Manager, recycler *rec
 	err = errors.Join(err, closeTasks(ctx, tasks))
 	stopServing()
 	return errors.Join(err, <-served)
+}
+
+// newHandler returns the API, guarded if it is known whom to believe.
+func newHandler(opts Options, tasks *task.Manager, recycler *recycle.Recycler, log *slog.Logger) (http.Handler, error) {
+	handler := server.NewHandler(tasks, recycler, log)
+	if opts.Root == nil {
+		return handler, nil
+	}
+	verifier := token.NewVerifier(opts.Root, opts.PodUID, clock.RealClock{})
+	if err := verifier.KeepIn(opts.DataDir); err != nil {
+		return nil, err
+	}
+	return server.Guard(handler, verifier, log), nil
 }
 
 func closeTasks(ctx context.Context, tasks *task.Manager) error {

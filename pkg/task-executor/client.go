@@ -59,8 +59,12 @@ func hasStatus(err error, status int) bool {
 type Client struct {
 	baseURL string
 	timeout time.Duration
+	sign    Sign
 	http    *http.Client
 }
+
+// Sign returns the token of one call: its method, its path with the query, and its body.
+type Sign func(method, path string, body []byte) (string, error)
 
 // Option changes a Client under construction.
 type Option func(*Client)
@@ -74,6 +78,11 @@ func WithTransport(rt http.RoundTripper) Option {
 // WithTimeout bounds each call by d instead of DefaultTimeout.
 func WithTimeout(d time.Duration) Option {
 	return func(c *Client) { c.timeout = d }
+}
+
+// WithTokens makes the client send a token with each call, for an executor that asks for one.
+func WithTokens(sign Sign) Option {
+	return func(c *Client) { c.sign = sign }
 }
 
 // New returns a client of the executor at baseURL, such as "http://10.0.0.7:5758". A malformed URL surfaces as the error
@@ -234,20 +243,26 @@ func (c *Client) do(ctx context.Context, call call) (http.Header, error) {
 }
 
 func (c *Client) request(ctx context.Context, call call) (*http.Request, error) {
-	var body io.Reader
+	var data []byte
 	if call.in != nil {
-		data, err := json.Marshal(call.in)
-		if err != nil {
+		var err error
+		if data, err = json.Marshal(call.in); err != nil {
 			return nil, fmt.Errorf("encode request: %w", err)
 		}
 		if len(data) > MaxBodyBytes {
 			return nil, fmt.Errorf("encode request: %d bytes, the executor takes at most %d", len(data), MaxBodyBytes)
 		}
-		body = bytes.NewReader(data)
 	}
-	req, err := http.NewRequestWithContext(ctx, call.method, c.baseURL+call.path, body)
+	req, err := http.NewRequestWithContext(ctx, call.method, c.baseURL+call.path, bytes.NewReader(data))
 	if err != nil {
 		return nil, err
+	}
+	if c.sign != nil {
+		token, err := c.sign(req.Method, req.URL.RequestURI(), data)
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	if call.in != nil {
 		req.Header.Set("Content-Type", "application/json")

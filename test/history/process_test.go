@@ -211,6 +211,9 @@ type noRegistry struct{ prometheus.Registerer }
 func (noRegistry) Register(prometheus.Collector) error  { return nil }
 func (noRegistry) MustRegister(...prometheus.Collector) {}
 
+// noRoot: the executors here take calls without tokens.
+func noRoot() string { return "" }
+
 // startProcess starts a controller whose caches show what before showed, and begins to rebuild its ledger.
 func (w *world) startProcess(before *cache) *process {
 	p := &process{world: w, ready: make(chan struct{})}
@@ -221,21 +224,21 @@ func (w *world) startProcess(before *cache) *process {
 	p.ctx, p.cancel = context.WithCancel(ctx)
 	p.queue = queue{waiting: map[item]bool{}, running: map[item]bool{}, later: map[item]time.Time{}, failures: map[item]int{}}
 	p.ledger = scheduler.NewLedger(p)
-	p.runner = batchsandbox.NewRunner(p.ctx, exactClock{}, p.WakeBatch, func(ip string) batchsandbox.Executor { return executor{process: p, ip: ip} })
+	p.runner = batchsandbox.NewRunner(p.ctx, exactClock{}, p.WakeBatch, func(ip string, _ types.UID) batchsandbox.Executor { return executor{process: p, ip: ip} })
 	p.background = &task{id: 1 << 40, item: item{"executors", ""}, process: p}
-	p.calls = pool.NewCalls(p.ctx, p.WakePool, func(ip string) pool.Executor { return executor{process: p, ip: ip} })
+	p.calls = pool.NewCalls(p.ctx, p.WakePool, func(ip string, _ types.UID) pool.Executor { return executor{process: p, ip: ip} })
 	api, reader := apiClient{process: p}, apiReader{process: p}
 	var err error
 	p.batches, err = batchsandbox.New(batchsandbox.Options{
 		Client: api, APIReader: reader, Clock: clock.RealClock{}, Recorder: noEvents{}, Registry: noRegistry{}, Ledger: p.ledger,
-		Runner: p.runner, Ready: p.ready, Leads: func() bool { return true },
+		Runner: p.runner, Root: noRoot, Ready: p.ready, Leads: func() bool { return true },
 	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	p.pools = pool.New(pool.Options{
 		Client: api, APIReader: reader, Clock: clock.RealClock{}, Recorder: noEvents{}, Ledger: p.ledger, Ready: p.ready,
-		Calls: p.calls, Suffix: w.suffix,
+		Calls: p.calls, Root: noRoot, Suffix: w.suffix,
 	})
 	w.process = p
 	p.cache.unfit, p.cache.heard = map[types.UID]int{}, map[types.UID]string{}

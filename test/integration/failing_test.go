@@ -79,7 +79,7 @@ func (s *space) stepPool(pool *v1alpha1.Pool, kubelet func(*corev1.Pod) bool) *s
 			},
 		}),
 		APIReader: s.client, Clock: p.clock, Recorder: &events.FakeRecorder{}, Ledger: p.ledger, Ready: ready,
-		Calls: poolcontroller.NewCalls(s.ctx, func(types.NamespacedName) {}, poolcontroller.Dialer()), Suffix: poolcontroller.RandomSuffix,
+		Calls: poolcontroller.NewCalls(s.ctx, func(types.NamespacedName) {}, poolcontroller.Dialer(nil)), Root: func() string { return "" }, Suffix: poolcontroller.RandomSuffix,
 	})
 	return p
 }

@@ -19,6 +19,8 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/podtemplate"
+	"opensandbox.io/controller/internal/utils/podutil"
 	"opensandbox.io/controller/internal/utils/slowstart"
 )
 
@@ -433,6 +435,9 @@ func (r *Reconciler) createPods(ctx context.Context, obs *observed, indexes []in
 				out.problem = problem
 			}
 			continue
+		}
+		if obs.hasTasks() || podutil.Container(&pod.Spec, v1alpha1.TaskExecutorContainer) != nil {
+			podtemplate.AddRoot(&pod.Spec, r.root())
 		}
 		pods = append(pods, pod)
 	}

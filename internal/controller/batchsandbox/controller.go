@@ -61,6 +61,9 @@ type Options struct {
 	Ledger    *scheduler.Ledger
 	Runner    *Runner
 
+	// Root is what new pods get to know the controller by; "" for nothing.
+	Root func() string
+
 	// Ready is closed when the ledger has been rebuilt after the election: nothing is reconciled before.
 	Ready <-chan struct{}
 
@@ -77,6 +80,7 @@ type Reconciler struct {
 	metrics   *metrics
 	ledger    *scheduler.Ledger
 	runner    *Runner
+	root      func() string
 	ready     <-chan struct{}
 	leads     func() bool
 
@@ -166,7 +170,7 @@ func New(o Options) (*Reconciler, error) {
 	}
 	return &Reconciler{
 		client: o.Client, apiReader: o.APIReader, clock: o.Clock, events: recorder{o.Recorder}, metrics: m,
-		ledger: o.Ledger, runner: o.Runner, ready: o.Ready, leads: o.Leads, memories: map[types.NamespacedName]*memory{},
+		ledger: o.Ledger, runner: o.Runner, root: o.Root, ready: o.Ready, leads: o.Leads, memories: map[types.NamespacedName]*memory{},
 		namespaces: &namespaces{reader: o.APIReader, clock: o.Clock},
 	}, nil
 }
@@ -408,7 +412,7 @@ func (r *Reconciler) dispatch(obs *observed) {
 			continue // checkTasks tells of it
 		}
 		r.runner.Run(target{
-			batch: client.ObjectKeyFromObject(obs.sb), uid: obs.sb.UID, index: i, ip: s.ip,
+			batch: client.ObjectKeyFromObject(obs.sb), uid: obs.sb.UID, index: i, pod: s.podUID, ip: s.ip,
 		}, try, task)
 	}
 }

@@ -117,7 +117,7 @@ func (r *Reconciler) stopTasks(obs *observed, indexes []int) (stopped []int) {
 			stopped = append(stopped, index)
 		default:
 			r.runner.Stop(target{
-				batch: client.ObjectKeyFromObject(obs.sb), uid: obs.sb.UID, index: index, ip: s.ip,
+				batch: client.ObjectKeyFromObject(obs.sb), uid: obs.sb.UID, index: index, pod: s.podUID, ip: s.ip,
 			})
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/utils/clock"
 
 	taskexecutor "opensandbox.io/controller/pkg/task-executor"
+	"opensandbox.io/controller/pkg/task-executor/token"
 )
 
 const (
@@ -51,6 +52,7 @@ type target struct {
 	batch types.NamespacedName
 	uid   types.UID
 	index int
+	pod   types.UID
 	ip    string
 }
 
@@ -59,7 +61,7 @@ type target struct {
 type Runner struct {
 	ctx    context.Context //nolint:containedctx // the watchers live as long as the runner, not as a reconcile
 	clock  clock.Clock
-	dial   func(ip string) Executor
+	dial   Dial
 	wake   func(types.NamespacedName)
 	wg     sync.WaitGroup
 	mu     sync.Mutex
@@ -77,16 +79,20 @@ type session struct {
 	ended *taskexecutor.Terminated
 }
 
-// Dialer returns what connects to the executor at an address.
-func Dialer() func(ip string) Executor {
+// Dial connects to the executor of a pod.
+type Dial func(ip string, pod types.UID) Executor
+
+// Dialer returns a Dial whose calls are signed.
+func Dialer(sign func(token.Call) (string, error)) Dial {
 	transport := taskexecutor.NewTransport()
-	return func(ip string) Executor {
-		return taskexecutor.New(taskexecutor.BaseURL(ip), taskexecutor.WithTransport(transport))
+	return func(ip string, pod types.UID) Executor {
+		return taskexecutor.New(taskexecutor.BaseURL(ip), taskexecutor.WithTransport(transport),
+			taskexecutor.WithTokens(token.ForPod(sign, string(pod))))
 	}
 }
 
 // NewRunner returns a runner whose watchers end with ctx; wake is called with a batch that has news.
-func NewRunner(ctx context.Context, clk clock.Clock, wake func(types.NamespacedName), dial func(ip string) Executor) *Runner {
+func NewRunner(ctx context.Context, clk clock.Clock, wake func(types.NamespacedName), dial Dial) *Runner {
 	return &Runner{
 		ctx: ctx, clock: clk, wake: wake, dial: dial,
 		byUID: map[types.UID]map[int]*session{}, byName: map[types.NamespacedName]types.UID{},
@@ -209,7 +215,7 @@ func (r *Runner) report(s *session, state taskState) {
 // watch hands the task to the executor and follows it to its end.
 func (r *Runner) watch(ctx context.Context, s *session, task taskexecutor.Task) {
 	try := s.state.try
-	client := r.dial(s.target.ip)
+	client := r.dial(s.target.ip, s.target.pod)
 	backoff := newBackoff()
 	heard := r.clock.Now()
 	var since string
@@ -223,7 +229,7 @@ func (r *Runner) watch(ctx context.Context, s *session, task taskexecutor.Task) 
 			return
 		case err != nil:
 			if r.clock.Since(heard) >= unknownAfter {
-				r.report(s, taskState{phase: taskUnknown, try: try, err: "unreachable"})
+				r.report(s, taskState{phase: taskUnknown, try: try, err: silence(err)})
 			}
 			r.pause(ctx, backoff.Step())
 			continue
@@ -257,6 +263,15 @@ func (r *Runner) watch(ctx context.Context, s *session, task taskexecutor.Task) 
 	}
 }
 
+// silence is why an executor told nothing, in words that stay the same while the reason does.
+func silence(err error) string {
+	var status *taskexecutor.StatusError
+	if errors.As(err, &status) && status.Status == http.StatusUnauthorized {
+		return "refuses the controller, whose root is not the one it got with its pod"
+	}
+	return "can't be reached: is there one in the pod, and is its port open?"
+}
+
 // haste counts answers that came in quick succession. An executor that gives many of them, for it is broken or hostile, is
 // asked less often.
 type haste struct {
@@ -284,7 +299,7 @@ func (r *Runner) ask(ctx context.Context, c Executor, task taskexecutor.Task, ac
 
 // stop has the executor end everything, and follows it until nothing is left.
 func (r *Runner) stop(ctx context.Context, s *session) {
-	client := r.dial(s.target.ip)
+	client := r.dial(s.target.ip, s.target.pod)
 	backoff := newBackoff()
 	start := r.clock.Now()
 	heard := start
@@ -314,7 +329,7 @@ func (r *Runner) stop(ctx context.Context, s *session) {
 			r.pause(ctx, backoff.Step())
 		}
 		if r.clock.Since(heard) >= unreachableAfter || r.clock.Since(start) >= stopLimit {
-			r.report(s, taskState{phase: taskUnstoppable, err: "unreachable"})
+			r.report(s, taskState{phase: taskUnstoppable, err: silence(err)})
 			return
 		}
 	}

@@ -130,7 +130,7 @@ func inBubble(t *testing.T, f func(w *runnerWorld)) {
 			defer mu.Unlock()
 			w.woken++
 		}
-		w.Runner = NewRunner(ctx, clock.RealClock{}, wake, func(ip string) Executor {
+		w.Runner = NewRunner(ctx, clock.RealClock{}, wake, func(ip string, _ types.UID) Executor {
 			mu.Lock()
 			defer mu.Unlock()
 			w.dialled = append(w.dialled, ip)

@@ -197,7 +197,7 @@ func tasksCompleted(obs *observed, status *v1alpha1.BatchSandboxStatus) (ok bool
 func firstUnknown(obs *observed) string {
 	for _, index := range sortedIndexes(obs.tasks) {
 		if obs.tasks[index].phase == taskUnknown && index < obs.replicas() {
-			return fmt.Sprintf("the task-executor of index %d can't be reached: is there one in the pod, and is its port open?", index)
+			return fmt.Sprintf("the task-executor of index %d %s", index, obs.tasks[index].err)
 		}
 	}
 	return ""

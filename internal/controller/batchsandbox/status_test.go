@@ -3,6 +3,7 @@
 package batchsandbox
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"opensandbox.io/controller/api/v1alpha1"
+	taskexecutor "opensandbox.io/controller/pkg/task-executor"
 	"opensandbox.io/controller/test/wrappers"
 )
 
@@ -138,8 +140,12 @@ func TestTasksCompleted(t *testing.T) {
 		"some have ended": {map[int]taskEnd{0: ok}, nil, "False/TasksRunning", "not every task has ended"},
 		"all succeeded":   {map[int]taskEnd{0: ok, 1: ok}, nil, "True/TasksSucceeded", "every task succeeded"},
 		"one failed":      {map[int]taskEnd{0: ok, 1: failed}, nil, "True/TasksFailed", "1 of 2 tasks failed"},
-		"one can't be asked about": {nil, map[int]taskState{1: {phase: taskUnknown}}, "False/TasksRunning",
+		"one can't be asked about": {nil, map[int]taskState{1: {phase: taskUnknown, err: silence(errors.New("no route to host"))}}, "False/TasksRunning",
 			"not every task has ended; the task-executor of index 1 can't be reached: is there one in the pod, and is its port open?"},
+		"one obeys another root": {
+			nil, map[int]taskState{1: {phase: taskUnknown, err: silence(fmt.Errorf("set tasks: %w", &taskexecutor.StatusError{Status: 401}))}}, "False/TasksRunning",
+			"not every task has ended; the task-executor of index 1 refuses the controller, whose root is not the one it got with its pod",
+		},
 		"ends above replicas don't count": {
 			map[int]taskEnd{0: ok, 2: ok}, map[int]taskState{3: {phase: taskUnknown}}, "False/TasksRunning", "not every task has ended",
 		},

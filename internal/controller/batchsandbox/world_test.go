@@ -96,6 +96,7 @@ func (w *world) startController() {
 	r, err := New(Options{
 		Client: interceptor.NewClient(w.client, w.calls()), APIReader: interceptor.NewClient(w.client, w.reads()),
 		Clock: clock.RealClock{}, Recorder: w.recorder, Registry: prometheus.NewRegistry(), Ledger: w.ledger, Runner: w.runner, Ready: ready,
+		Root:  func() string { return "" },
 		Leads: func() bool { return !w.deposed },
 	})
 	if err != nil {
@@ -104,7 +105,7 @@ func (w *world) startController() {
 	w.r = r
 }
 
-func (w *world) dial(ip string) Executor { return w.executor(ip) }
+func (w *world) dial(ip string, _ types.UID) Executor { return w.executor(ip) }
 
 // executor is the one that answers at an address.
 func (w *world) executor(ip string) *fakeExecutor {

@@ -20,6 +20,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/podtemplate"
 	"opensandbox.io/controller/internal/utils/recycling"
 	"opensandbox.io/controller/internal/utils/slowstart"
 )
@@ -220,6 +221,7 @@ func (r *Reconciler) desiredPods(pool *v1alpha1.Pool, mem *memory, w work, names
 	pods := make([]*corev1.Pod, len(names))
 	for i, name := range names {
 		pods[i] = desiredPod(pool, w.template, w.revision, name)
+		podtemplate.AddRoot(&pods[i].Spec, r.root())
 		if !rules {
 			recycling.RemoveRestartRules(&pods[i].Spec)
 		}

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	taskexecutor "opensandbox.io/controller/pkg/task-executor"
+	"opensandbox.io/controller/pkg/task-executor/token"
 )
 
 const (
@@ -29,12 +30,16 @@ type Executor interface {
 	Recycled(ctx context.Context) (taskexecutor.RecycleState, error)
 }
 
-// Dialer returns what connects to the executor at an address.
-func Dialer() func(ip string) Executor {
+// Dial connects to the executor of a pod.
+type Dial func(ip string, pod types.UID) Executor
+
+// Dialer returns a Dial whose calls are signed.
+func Dialer(sign func(token.Call) (string, error)) Dial {
 	transport := taskexecutor.NewTransport()
 	transport.DisableKeepAlives = true // the executor exits
-	return func(ip string) Executor {
-		return taskexecutor.New(taskexecutor.BaseURL(ip), taskexecutor.WithTransport(transport), taskexecutor.WithTimeout(executorTimeout))
+	return func(ip string, pod types.UID) Executor {
+		return taskexecutor.New(taskexecutor.BaseURL(ip), taskexecutor.WithTransport(transport), taskexecutor.WithTimeout(executorTimeout),
+			taskexecutor.WithTokens(token.ForPod(sign, string(pod))))
 	}
 }
 
@@ -63,7 +68,7 @@ type answer struct {
 // while there are none. It is safe for concurrent use.
 type Calls struct {
 	ctx  context.Context //nolint:containedctx // the calls live as long as the process leads, not as a reconcile
-	dial func(ip string) Executor
+	dial Dial
 	wake func(pool types.NamespacedName)
 	wg   sync.WaitGroup
 
@@ -82,7 +87,7 @@ type poolCalls struct {
 }
 
 // NewCalls returns Calls that end with ctx.
-func NewCalls(ctx context.Context, wake func(pool types.NamespacedName), dial func(ip string) Executor) *Calls {
+func NewCalls(ctx context.Context, wake func(pool types.NamespacedName), dial Dial) *Calls {
 	return &Calls{ctx: ctx, dial: dial, wake: wake, pools: map[types.NamespacedName]*poolCalls{}}
 }
 
@@ -145,7 +150,7 @@ func (c *Calls) start() {
 }
 
 func (c *Calls) send(q call) answer {
-	executor := c.dial(q.ip)
+	executor := c.dial(q.ip, q.pod)
 	a := answer{call: q}
 	if q.recycling != "" {
 		a.err = executor.Recycle(c.ctx, q.recycling)

@@ -25,7 +25,9 @@ type slowExecutors struct {
 	asked    []string // addresses, in order
 }
 
-func (s *slowExecutors) dial(ip string) Executor { return &slowExecutor{slowExecutors: s, ip: ip} }
+func (s *slowExecutors) dial(ip string, _ types.UID) Executor {
+	return &slowExecutor{slowExecutors: s, ip: ip}
+}
 
 type slowExecutor struct {
 	*slowExecutors

@@ -59,6 +59,9 @@ type Options struct {
 	// Calls makes the calls of executors.
 	Calls *Calls
 
+	// Root is what new pods get to know the controller by; "" for nothing.
+	Root func() string
+
 	// Suffix gives the end of a pod's name; two in a row should differ.
 	Suffix func() string
 }
@@ -77,6 +80,7 @@ type Reconciler struct {
 	metrics  *podMetrics
 	memories *memories
 	calls    *Calls
+	root     func() string
 	suffix   func() string
 }
 
@@ -92,6 +96,7 @@ func New(o Options) *Reconciler {
 		metrics:  newPodMetrics(metrics.Registry),
 		memories: newMemories(),
 		calls:    o.Calls,
+		root:     o.Root,
 		suffix:   o.Suffix,
 	}
 }

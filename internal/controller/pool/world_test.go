@@ -95,6 +95,7 @@ func newWorld(t *testing.T, pool *v1alpha1.Pool, pods ...*corev1.Pod) *world {
 	w.r = New(Options{
 		Client: interceptor.NewClient(w.client, w.funcs()), APIReader: interceptor.NewClient(w.client, w.reads()),
 		Clock: w.clock, Recorder: w.recorder, Ledger: w.ledger, Ready: ready, Calls: w.calls,
+		Root:   func() string { return "" },
 		Suffix: func() string { w.names++; return fmt.Sprintf("%05d", w.names) },
 	})
 	w.r.metrics = newPodMetrics(prometheus.NewRegistry())
@@ -108,7 +109,7 @@ func (w *world) answeredBy(executor Executor) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.woken = true
-	}, func(string) Executor { return executor })
+	}, func(string, types.UID) Executor { return executor })
 	if w.r != nil {
 		w.r.calls = w.calls
 	}

@@ -41,6 +41,9 @@ func run(report io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := awaitLeave(); err != nil {
+		return err
+	}
 	fs := procfs.New("/proc")
 	obs, err := observe(fs, spec)
 	if err != nil {
@@ -79,6 +82,16 @@ func readSpec() (Spec, error) {
 		return Spec{}, errors.New("decode spec: no command")
 	}
 	return spec, nil
+}
+
+// awaitLeave waits until the executor has set down that this process is there.
+func awaitLeave() error {
+	f := os.NewFile(goFD, "go")
+	n, err := f.Read(make([]byte, 1))
+	if err = errors.Join(err, f.Close()); n != 1 {
+		return fmt.Errorf("%w: %w", ErrLeft, err)
+	}
+	return nil
 }
 
 // observed is all that is read before anything changes.

@@ -21,6 +21,7 @@ const Command = "enter"
 const (
 	specFD   = 3
 	reportFD = 4
+	goFD     = 5
 )
 
 // Spec says what to execute, and where.
@@ -40,6 +41,9 @@ type Spec struct {
 // ErrDied says that the process ended before it executed anything and without saying why.
 var ErrDied = errors.New("the process ended before the command was executed (perhaps out of memory)")
 
+// ErrLeft says that the executor ended, or changed its mind, before it gave leave to execute the command.
+var ErrLeft = errors.New("the executor gave no leave to execute the command")
+
 // ready is written just before the command is executed; an error may still follow it.
 const ready = 'R'
 
@@ -58,6 +62,17 @@ func File(spec Spec) (*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("write spec: %w", err), f.Close())
 	}
 	return f, nil
+}
+
+// Gate returns the two ends of what holds the process up until it may execute its command: hold is to hand to the process as
+// descriptor 5, one byte in leave lets it go on. If leave is closed without one, as by the death of the executor, the process
+// ends. The caller closes both.
+func Gate() (hold, leave *os.File, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, fmt.Errorf("make a pipe: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "hold"), os.NewFile(uintptr(fds[1]), "leave"), nil
 }
 
 // ReadReport reads the process's report to its end, which comes when the command has been executed or the process has

@@ -78,7 +78,9 @@ func start(t *testing.T, s *Supervisor, marker string, spec enter.Spec) (*starte
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := s.Start(t.Context(), StartInput{Spec: spec, Marker: marker, Stdout: write, Stderr: write})
+	p, err := s.Start(t.Context(), StartInput{
+		Spec: spec, Marker: marker, Stdout: write, Stderr: write, Commit: func(procfs.ID, time.Time) error { return nil },
+	})
 	if closeErr := write.Close(); closeErr != nil {
 		t.Fatal(closeErr)
 	}
@@ -176,6 +178,35 @@ func TestStartAndExit(t *testing.T) {
 	killed := shell(t, s, "m2", "kill -9 $$")
 	if status := killed.wait(t); !status.Signaled() || status.Signal() != syscall.SIGKILL {
 		t.Errorf("status %v, want SIGKILL", status)
+	}
+}
+
+// TestACommandIsExecutedOnlyAfterItWasSetDown: what can't be set down, or whose executor dies before, is not executed.
+func TestACommandIsExecutedOnlyAfterItWasSetDown(t *testing.T) {
+	s := newSupervisor(t)
+	mark := filepath.Join(t.TempDir(), "mark")
+	full := errors.New("no space")
+	p, err := s.Start(t.Context(), StartInput{
+		Spec:   enter.Spec{Own: true, Main: self(t), Args: []string{"/bin/sh", "-c", "echo ran > " + mark}},
+		Marker: "m", Stdout: os.Stdout, Stderr: os.Stderr,
+		Commit: func(id procfs.ID, at time.Time) error {
+			if !lives(id) || at.IsZero() {
+				t.Errorf("set down is %+v, started at %s", id, at)
+			}
+			return full
+		},
+	})
+	if !errors.Is(err, full) || p == nil {
+		t.Fatalf("%v, error %v, want the process and why it couldn't be set down", p, err)
+	}
+	if status := <-p.Ended(); status.ExitStatus() != 1 { // leave was closed, as the death of the executor would have done
+		t.Errorf("it ended with %v, want exit status 1", status)
+	}
+	if err := p.End(t.Context(), 0); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(mark); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the command was executed: %v", err)
 	}
 }
 

@@ -61,12 +61,15 @@ type StartInput struct {
 	Marker string
 	// Stdout and Stderr are inherited by the process. The caller closes them.
 	Stdout, Stderr *os.File
+	// Commit is called when the process is there, and before it executes the command, which it does only if this returns
+	// nil. A process whose executor dies before that ends by itself.
+	Commit func(id procfs.ID, at time.Time) error
 }
 
 // Process is a main process that has been started, and its tree.
 type Process struct {
 	procfs.ID
-	// StartedAt is when the command was executed.
+	// StartedAt is when the process got leave to execute the command.
 	StartedAt time.Time
 
 	supervisor *Supervisor
@@ -91,17 +94,34 @@ func (s *Supervisor) Start(ctx context.Context, in StartInput) (*Process, error)
 		return nil, err
 	}
 	defer report.Close() //nolint:errcheck // only read from
-	p, err := s.fork(ctx, in, []*os.File{spec, reportEnd})
-	if closeErr := reportEnd.Close(); err == nil && closeErr != nil {
-		err = fmt.Errorf("close the other end of the report: %w", closeErr)
+	hold, leave, err := enter.Gate()
+	if err != nil {
+		return nil, errors.Join(err, reportEnd.Close())
 	}
+	p, err := s.fork(ctx, in, []*os.File{spec, reportEnd, hold})
+	if closeErr := errors.Join(reportEnd.Close(), hold.Close()); err == nil && closeErr != nil {
+		err = fmt.Errorf("close the other ends: %w", closeErr)
+	}
+	if err == nil {
+		p.StartedAt = s.clock.Now()
+		err = in.commit(p, leave)
+	}
+	err = errors.Join(err, leave.Close())
 	if err == nil {
 		err = s.awaitExecution(ctx, report)
 	}
-	if p != nil {
-		p.StartedAt = s.clock.Now()
-	}
 	return p, err
+}
+
+// commit gives a process leave, after it was set down.
+func (in StartInput) commit(p *Process, leave *os.File) error {
+	if err := in.Commit(p.ID, p.StartedAt); err != nil {
+		return err
+	}
+	if _, err := leave.Write([]byte{1}); err != nil {
+		return fmt.Errorf("give leave to execute the command: %w", err)
+	}
+	return nil
 }
 
 // fork starts the process that becomes the command, and tracks it.

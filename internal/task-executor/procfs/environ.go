@@ -37,11 +37,7 @@ const (
 //
 // A process that is just executing another program has no environment for a moment; it is waited for, up to a second.
 func (f FS) Environ(pid int) ([]string, error) {
-	data, err := os.ReadFile(f.Path(pid, "environ"))
-	for try := 0; err == nil && len(data) == 0 && try < maxExecuting && f.isExecuting(pid); try++ {
-		<-time.After(executingPause) //nolint:forbidigo // the kernel gives no event for the end of an exec
-		data, err = os.ReadFile(f.Path(pid, "environ"))
-	}
+	data, err := f.environ(pid)
 	if err != nil {
 		return nil, err
 	}
@@ -64,19 +60,45 @@ const (
 // kernelThread is the flag of a process that never executes a program.
 const kernelThread = 0x00200000
 
-// isExecuting reports whether a process is in the middle of executing a program: it lives, and the kernel has not set down
-// yet where its environment ends.
-func (f FS) isExecuting(pid int) bool {
+// environ reads the file. If it is empty it is read again until that is known to be the process's own doing.
+func (f FS) environ(pid int) ([]byte, error) {
+	for try := 0; ; try++ {
+		before := f.envEnd(pid)
+		data, err := os.ReadFile(f.Path(pid, "environ"))
+		if err != nil || len(data) > 0 || try == maxExecuting {
+			return data, err
+		}
+		switch f.envEnd(pid) {
+		case 0:
+			<-time.After(executingPause) //nolint:forbidigo // the kernel gives no event for the end of an exec
+		case before:
+			return data, nil // the same program before and after: it has none
+		}
+	}
+}
+
+// ended stands for the end of the environment of what executes nothing.
+const ended = math.MaxUint64
+
+// envEnd returns where the environment of a process ends, which tells one program that it executes from the next. It is 0 in
+// the middle of executing one: the kernel has not set it down yet.
+func (f FS) envEnd(pid int) uint64 {
 	data, err := os.ReadFile(f.Path(pid, "stat"))
 	if err != nil {
-		return false
+		return ended
 	}
 	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
-	if len(fields) <= statEnvEnd || fields[0] == "Z" || fields[0] == "X" || fields[statEnvEnd] != "0" {
-		return false
+	if len(fields) <= statEnvEnd || fields[0] == "Z" || fields[0] == "X" {
+		return ended
 	}
-	flags, err := strconv.ParseUint(fields[statFlags], 10, 64)
-	return err == nil && flags&kernelThread == 0
+	if flags, err := strconv.ParseUint(fields[statFlags], 10, 64); err != nil || flags&kernelThread != 0 {
+		return ended
+	}
+	end, err := strconv.ParseUint(fields[statEnvEnd], 10, 64)
+	if err != nil {
+		return ended
+	}
+	return end
 }
 
 func splitEnviron(data []byte) []string {

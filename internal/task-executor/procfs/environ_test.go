@@ -186,7 +186,7 @@ func TestIsOverwritten(t *testing.T) {
 	}
 }
 
-func TestEnvironWaitsForAProcessThatIsExecutingAProgram(t *testing.T) {
+func TestEnvEndTellsAProcessThatIsExecutingAProgram(t *testing.T) {
 	stat := func(state, flags, envEnd string) string {
 		fields := slices.Repeat([]string{"0"}, 50)
 		fields[0], fields[statFlags], fields[statEnvEnd] = state, flags, envEnd
@@ -194,13 +194,13 @@ func TestEnvironWaitsForAProcessThatIsExecutingAProgram(t *testing.T) {
 	}
 	cases := map[string]struct {
 		stat string
-		want bool
+		want uint64
 	}{
-		"the end of the environment is not set yet":    {stat("R", "4194304", "0"), true},
-		"an environment that is empty has an end, too": {stat("S", "4194304", "140722"), false},
-		"a process that has ended executes nothing":    {stat("Z", "4194304", "0"), false},
-		"nor does a thread of the kernel":              {stat("S", "2097152", "0"), false},
-		"a line that is cut off tells nothing":         {"7 (sh) R 1", false},
+		"the end of the environment is not set yet":    {stat("R", "4194304", "0"), 0},
+		"an environment that is empty has an end, too": {stat("S", "4194304", "140722"), 140722},
+		"a process that has ended executes nothing":    {stat("Z", "4194304", "0"), ended},
+		"nor does a thread of the kernel":              {stat("S", "2097152", "0"), ended},
+		"a line that is cut off tells nothing":         {"7 (sh) R 1", ended},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -211,9 +211,39 @@ func TestEnvironWaitsForAProcessThatIsExecutingAProgram(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, "7", "stat"), []byte(c.stat), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if got := New(dir).isExecuting(7); got != c.want {
-				t.Errorf("executing: %v, want %v", got, c.want)
+			if got := New(dir).envEnd(7); got != c.want {
+				t.Errorf("end %d, want %d", got, c.want)
 			}
 		})
+	}
+}
+
+// However often a process executes another program, its environment is either that of one of them, or the process is gone.
+func TestEnvironOfAProcessThatExecutesProgramsAllTheTimeIsNeverEmpty(t *testing.T) {
+	script := filepath.Join(t.TempDir(), "again")
+	if err := os.WriteFile(script, []byte(`[ "$LEFT" -gt 0 ] || exit 0; LEFT=$((LEFT-1)) exec sh "$0"`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", script)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LEFT=300"}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }() // ends with the process
+	reads := 0
+	for {
+		env, err := New("/proc").Environ(cmd.Process.Pid)
+		if stat, statErr := New("/proc").Stat(cmd.Process.Pid); statErr != nil || !stat.Alive() {
+			break
+		}
+		if _, ok := Lookup(env, "LEFT"); err == nil && !ok {
+			t.Errorf("read %d: environment %q", reads, env)
+			break
+		}
+		reads++
+	}
+	if err := <-ended; err != nil || reads < 100 {
+		t.Errorf("%d reads, want 100 at least; it ended with %v", reads, err)
 	}
 }

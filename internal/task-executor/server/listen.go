@@ -15,8 +15,9 @@ func baseContext(ctx context.Context) func(net.Listener) context.Context {
 	return func(net.Listener) context.Context { return ctx }
 }
 
-// Serve serves on l until ctx is done, and then gives open requests grace to end. It closes l.
+// Serve serves on l, of whose connections only so many may be strangers', until ctx is done, and then gives open requests grace to end. It closes l.
 func Serve(ctx context.Context, srv *http.Server, l net.Listener, grace time.Duration) error {
+	l = newStrangers(l, maxStrangers)
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(l) }() // ends with Shutdown or Close
 	select {

@@ -22,9 +22,9 @@ import (
 
 // Limits that keep one client from holding the executor up.
 const (
-	headerTimeout = 10 * time.Second
-	readTimeout   = 30 * time.Second
-	writeTimeout  = 30 * time.Second
+	headerTimeout = 5 * time.Second
+	readTimeout   = 20 * time.Second
+	writeTimeout  = 30 * time.Second // more than for reading, so that a body that doesn't come is answered
 	idleTimeout   = 2 * time.Minute
 	maxHeader     = 32 << 10
 	// maxWaiting bounds the requests that wait at the same time; more are answered at once.
@@ -87,8 +87,15 @@ func NewHandler(tasks Tasks, recycler Recycler, log *slog.Logger) http.Handler {
 			mux.Handle(route.path, a.handle(fail(errNotAllowed)))
 		}
 	}
-	mux.Handle("/", a.handle(fail(errNoRoute)))
-	return mux
+	noRoute := a.handle(fail(errNoRoute))
+	mux.Handle("/", noRoute)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, pattern := mux.Handler(r); pattern == "" { // as CONNECT has, whose target is no path
+			noRoute.ServeHTTP(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // NewServer returns a server of handler with limits against slow clients. Requests end when ctx does.
@@ -102,6 +109,9 @@ func NewServer(ctx context.Context, handler http.Handler, log *slog.Logger) *htt
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		BaseContext:       baseContext(ctx),
+		ConnContext:       connContext,
+		// Else "OPTIONS *" would be answered before the handler.
+		DisableGeneralOptionsHandler: true,
 	}
 }
 

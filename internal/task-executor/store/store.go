@@ -53,7 +53,7 @@ type Record struct {
 	Process *taskexecutor.Process `json:"process,omitempty"`
 	// Marker is what the task's processes are recognised by.
 	Marker string `json:"marker,omitempty"`
-	// Start is set once the command has been executed.
+	// Start is set before the command is executed.
 	Start *Start `json:"start,omitempty"`
 	// End is set once the run has ended. It never changes after that.
 	End *taskexecutor.Terminated `json:"end,omitempty"`

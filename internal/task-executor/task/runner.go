@@ -15,6 +15,7 @@ import (
 
 	"opensandbox.io/controller/internal/task-executor/enter"
 	"opensandbox.io/controller/internal/task-executor/process"
+	"opensandbox.io/controller/internal/task-executor/procfs"
 	"opensandbox.io/controller/internal/task-executor/sandbox"
 	"opensandbox.io/controller/internal/task-executor/store"
 	taskexecutor "opensandbox.io/controller/pkg/task-executor"
@@ -136,8 +137,6 @@ func (r *runner) start() {
 		return
 	}
 	r.machine.started(r.proc.StartedAt)
-	r.record.Start = &store.Start{ID: r.proc.ID, Boot: r.deps.Boot, At: r.proc.StartedAt}
-	r.save()
 	if limit := r.record.Process.TimeoutSeconds; limit > 0 {
 		r.deadline = r.deps.Clock.NewTimer(time.Duration(limit) * time.Second)
 	}
@@ -148,12 +147,9 @@ func (r *runner) start() {
 	r.publish()
 }
 
-// launch finds the sandbox and starts the command in it. The name is on disk before that: a crash in between must not
-// lead to a second start.
+// launch finds the sandbox and starts the command in it. Name and process are on disk before the command is executed: after a
+// crash at any moment either they are known, or nothing was executed.
 func (r *runner) launch(ctx context.Context) error {
-	if err := r.deps.Store.Save(r.record); err != nil {
-		return err
-	}
 	target, err := r.findSandbox(ctx)
 	if err != nil {
 		return fmt.Errorf("find the sandbox: %w", err)
@@ -171,6 +167,10 @@ func (r *runner) launch(ctx context.Context) error {
 	r.proc, err = r.deps.Supervisor.Start(ctx, process.StartInput{
 		Spec:   specOf(target, r.record.Process),
 		Marker: r.record.Marker, Stdout: r.output.Stdout, Stderr: r.output.Stderr,
+		Commit: func(id procfs.ID, at time.Time) error {
+			r.record.Start = &store.Start{ID: id, Boot: r.deps.Boot, At: at}
+			return r.deps.Store.Save(r.record)
+		},
 	})
 	return errors.Join(err, r.output.CloseEnds())
 }

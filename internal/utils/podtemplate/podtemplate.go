@@ -15,6 +15,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/utils/podutil"
+	taskexecutor "opensandbox.io/controller/pkg/task-executor"
 )
 
 // revisionLength is the number of hexadecimal digits of a revision: 40 bits, so that two templates of one pool
@@ -67,4 +68,42 @@ func AddTaskRecords(spec *corev1.PodSpec) {
 	executor.VolumeMounts = append(executor.VolumeMounts, corev1.VolumeMount{
 		Name: v1alpha1.TaskRecordsVolume, MountPath: v1alpha1.TaskRecordsPath,
 	})
+}
+
+// AddRoot tells the task-executor of a pod which controller to believe: every container of that name, and the only container
+// of a pod that has one. A root of "" adds nothing.
+func AddRoot(spec *corev1.PodSpec, root string) {
+	if root == "" {
+		return
+	}
+	for _, containers := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
+		for i := range containers {
+			c := &containers[i]
+			only := len(spec.Containers) == 1 && &spec.Containers[0] == c
+			if c.Name == v1alpha1.TaskExecutorContainer || only {
+				setEnv(c, corev1.EnvVar{Name: taskexecutor.RootCertificateEnv, Value: root})
+				setEnv(c, corev1.EnvVar{Name: taskexecutor.PodUIDEnv, ValueFrom: &corev1.EnvVarSource{
+					FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.uid"},
+				}})
+			}
+		}
+	}
+}
+
+// RootOf is the root that a pod's task-executor believes, "" for none.
+func RootOf(spec *corev1.PodSpec) string {
+	for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
+		for i := range c.Env {
+			if c.Env[i].Name == taskexecutor.RootCertificateEnv {
+				return c.Env[i].Value
+			}
+		}
+	}
+	return ""
+}
+
+// setEnv puts a variable last, in place of all that the template has under its name.
+func setEnv(c *corev1.Container, env corev1.EnvVar) {
+	c.Env = slices.DeleteFunc(slices.Clone(c.Env), func(e corev1.EnvVar) bool { return e.Name == env.Name })
+	c.Env = append(c.Env, env)
 }

@@ -139,3 +139,59 @@ func TestAddTaskRecords(t *testing.T) {
 		})
 	}
 }
+
+func TestAddRoot(t *testing.T) {
+	container := func(name string, env ...corev1.EnvVar) corev1.Container {
+		return corev1.Container{Name: name, Env: env}
+	}
+	forged := corev1.EnvVar{Name: "SANDBOX_CONTROLLER_ROOT", Value: "forged"}
+	user := corev1.EnvVar{Name: "A", Value: "b"}
+	for name, tc := range map[string]struct {
+		spec corev1.PodSpec
+		root string
+		want map[string]bool // containers that know it
+	}{
+		"the executor beside a sandbox": {
+			spec: corev1.PodSpec{Containers: []corev1.Container{container("sandbox", user), container("task-executor", user)}},
+			root: "r", want: map[string]bool{"task-executor": true},
+		},
+		"the only container": {spec: corev1.PodSpec{Containers: []corev1.Container{container("sandbox")}}, root: "r", want: map[string]bool{"sandbox": true}},
+		"several containers and no executor": {
+			spec: corev1.PodSpec{Containers: []corev1.Container{container("a"), container("b")}}, root: "r", want: map[string]bool{},
+		},
+		"an executor among the init containers": {
+			spec: corev1.PodSpec{InitContainers: []corev1.Container{container("task-executor")}, Containers: []corev1.Container{container("a"), container("b")}},
+			root: "r", want: map[string]bool{"task-executor": true},
+		},
+		"a root that the template forged": {
+			spec: corev1.PodSpec{Containers: []corev1.Container{container("sandbox"), container("task-executor", forged, user)}},
+			root: "r", want: map[string]bool{"task-executor": true},
+		},
+		"no root": {spec: corev1.PodSpec{Containers: []corev1.Container{container("task-executor")}}, want: map[string]bool{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			AddRoot(&tc.spec, tc.root)
+			AddRoot(&tc.spec, tc.root) // twice is as once
+			for _, c := range append(tc.spec.InitContainers, tc.spec.Containers...) {
+				roots, uids := 0, 0
+				for _, e := range c.Env {
+					if e.Name == "SANDBOX_CONTROLLER_ROOT" && e.Value == "r" {
+						roots++
+					}
+					if e.Name == "SANDBOX_POD_UID" && e.ValueFrom.FieldRef.FieldPath == "metadata.uid" {
+						uids++
+					}
+					if e.Value == "forged" {
+						t.Errorf("container %s keeps a forged root", c.Name)
+					}
+				}
+				if wanted := tc.want[c.Name]; (roots == 1 && uids == 1) != wanted {
+					t.Errorf("container %s has %d roots and %d UIDs, want it to know: %t", c.Name, roots, uids, wanted)
+				}
+			}
+			if got := RootOf(&tc.spec); (got == "r") != (len(tc.want) > 0) {
+				t.Errorf("root of the pod is %q", got)
+			}
+		})
+	}
+}
