@@ -12,6 +12,9 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/go-logr/logr"
+	ctrl "sigs.k8s.io/controller-runtime"
+
 	"opensandbox.io/controller/test/bench/internal/executors"
 )
 
@@ -32,6 +35,7 @@ func main() {
 }
 
 func start(ctx context.Context, args []string) error {
+	ctrl.SetLogger(logr.Discard()) // what goes wrong is returned
 	if len(args) == 3 && args[0] == serveExecutors { // the kubeconfig, the namespace
 		return executors.Serve(ctx, args[1], args[2], os.Stdin, os.Stdout)
 	}

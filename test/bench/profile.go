@@ -24,13 +24,13 @@ func (e *env) profileHeap(ctx context.Context) error {
 
 // profileCPU begins to take a profile of the controller's CPU time, if profiles are wanted. The function it returns waits for
 // its end.
-func (e *env) profileCPU(ctx context.Context, d time.Duration) (wait func() error) {
+func (e *env) profileCPU(ctx context.Context, name string, d time.Duration) (wait func() error) {
 	if !e.options.Profile {
 		return func() error { return nil }
 	}
 	taken := make(chan error, 1)
 	seconds := max(1, int(d.Seconds()))
-	go func() { taken <- e.profile(ctx, "cpu", fmt.Sprintf("profile?seconds=%d", seconds)) }()
+	go func() { taken <- e.profile(ctx, "cpu-"+name, fmt.Sprintf("profile?seconds=%d", seconds)) }()
 	return func() error { return <-taken }
 }
 

@@ -113,10 +113,11 @@ func (t *tasksRun) short(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cpu, err := t.cpu()
+	cpu, hostCPU, err := t.cpu()
 	if err != nil {
 		return err
 	}
+	stopProfile := t.profileCPU(ctx, "short", 3*time.Second)
 	b, err := t.create(ctx, "short", executors.Drawn(meanTask))
 	if err != nil {
 		return err
@@ -125,8 +126,11 @@ func (t *tasksRun) short(ctx context.Context) error {
 	if err := t.until(ctx, stepTimeout, "all tasks are reported", b.allEnded); err != nil {
 		return err
 	}
-	used, err := t.cpu()
+	used, hostUsed, err := t.cpu()
 	if err != nil {
+		return err
+	}
+	if err := stopProfile(); err != nil {
 		return err
 	}
 	writes, err := t.audit.Writes(mark)
@@ -143,6 +147,7 @@ func (t *tasksRun) short(ctx context.Context) error {
 	t.add(report.Metric{Key: "reportedLagP99", What: "the same, p99", Unit: "ms", Value: stats.Milliseconds(stats.Quantile(lags, 0.99))})
 	t.add(report.Metric{Key: "reportedStatusWrites", What: "meanwhile status writes", Value: statusWrites(writes)})
 	t.add(report.Metric{Key: "reportedCPU", What: "meanwhile the controller's CPU time", Unit: "s", Value: (used - cpu).Seconds()})
+	t.add(report.Metric{Key: "reportedHostCPU", What: "meanwhile the CPU time of the process that serves the executors", Unit: "s", Value: (hostUsed - hostCPU).Seconds()})
 	return t.remove(ctx, b)
 }
 
@@ -240,7 +245,7 @@ func (t *tasksRun) ends(ctx context.Context, b *batch) error {
 	if err != nil {
 		return err
 	}
-	stopProfile := t.profileCPU(ctx, time.Duration(float64(t.N)/t.Rate*float64(time.Second)))
+	stopProfile := t.profileCPU(ctx, "ends", time.Duration(float64(t.N)/t.Rate*float64(time.Second)))
 	if err := t.host.End(t.Rate); err != nil {
 		return err
 	}
@@ -321,9 +326,11 @@ func (e *env) snapshot(ctx context.Context) (snapshot, error) {
 	}, err
 }
 
-func (e *env) cpu() (time.Duration, error) {
-	usage, err := e.controller.Usage()
-	return usage.CPU, err
+// cpu is the CPU time that the controller, and the process that serves the executors, have spent.
+func (t *tasksRun) cpu() (controller, host time.Duration, err error) {
+	usage, err1 := t.controller.Usage()
+	hostUsage, err2 := t.host.Usage()
+	return usage.CPU, hostUsage.CPU, errors.Join(err1, err2)
 }
 
 // batch is a batch and what a watch has shown of it.

@@ -107,6 +107,9 @@ func (h *Host) Serving() int {
 	return h.serving
 }
 
+// Usage is what the process uses.
+func (h *Host) Usage() (process.Usage, error) { return h.process.Usage() }
+
 // Ends are the tasks that ended, by name, since the last call of Clear.
 func (h *Host) Ends() map[string]time.Time {
 	h.mu.Lock()
