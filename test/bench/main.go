@@ -35,7 +35,7 @@ func main() {
 }
 
 func start(ctx context.Context, args []string) error {
-	ctrl.SetLogger(logr.Discard()) // what goes wrong is returned
+	ctrl.SetLogger(logr.Discard())                   // what goes wrong is returned
 	if len(args) == 3 && args[0] == serveExecutors { // the kubeconfig, the namespace
 		return executors.Serve(ctx, args[1], args[2], os.Stdin, os.Stdout)
 	}

@@ -18,6 +18,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/test/bench/internal/audit"
 	"opensandbox.io/controller/test/bench/internal/cluster"
 	"opensandbox.io/controller/test/bench/internal/report"
@@ -37,9 +40,8 @@ func run(ctx context.Context, o Options) (err error) {
 	defer func() { err = errors.Join(err, c.Down(ctx)) }()
 	e := &env{options: o, cluster: c, audit: audit.Open(c.AuditLog)}
 	defer func() { err = errors.Join(err, e.stop()) }()
-	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: benchNamespace}}
-	if err := c.Client.Create(ctx, namespace); err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("make namespace %s: %w", benchNamespace, err)
+	if err := e.prepare(ctx); err != nil {
+		return err
 	}
 	for _, s := range o.Scenarios {
 		result := report.Result{Scenario: s.name, Machine: machine, Command: o.Sizes.command(s.name), Sizes: o.Sizes.or(s.sizes).byName()}
@@ -55,6 +57,18 @@ func run(ctx context.Context, o Options) (err error) {
 		if err := publish(o, result); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// prepare makes the namespace, and deletes the batches of a run that was cut off in a cluster that stayed up.
+func (e *env) prepare(ctx context.Context) error {
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: benchNamespace}}
+	if err := e.cluster.Client.Create(ctx, namespace); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("make namespace %s: %w", benchNamespace, err)
+	}
+	if err := e.cluster.Client.DeleteAllOf(ctx, &v1alpha1.BatchSandbox{}, client.InNamespace(benchNamespace)); err != nil {
+		return fmt.Errorf("delete batches of an earlier run: %w", err)
 	}
 	return nil
 }

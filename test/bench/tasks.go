@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strconv"
@@ -87,13 +88,16 @@ func (t *tasksRun) warm(ctx context.Context) error {
 			RecycleStrategy: &v1alpha1.RecycleStrategy{Type: v1alpha1.RecycleNoop},
 		},
 	}
-	if err := t.cluster.Client.Create(ctx, pool); err != nil && !apierrors.IsAlreadyExists(err) {
+	err := t.cluster.Client.Create(ctx, pool)
+	if apierrors.IsAlreadyExists(err) {
+		err = t.cluster.Client.Patch(ctx, pool, client.Merge)
+	}
+	if err != nil {
 		return fmt.Errorf("make the pool: %w", err)
 	}
 	if err := t.poolReady(ctx); err != nil {
 		return err
 	}
-	var err error
 	t.before, err = t.snapshot(ctx)
 	return err
 }
@@ -352,7 +356,7 @@ type batch struct {
 func (t *tasksRun) create(ctx context.Context, kind string, command []string) (*batch, error) {
 	replicas := int32(t.N) //nolint:gosec // a number of pods
 	sb := &v1alpha1.BatchSandbox{
-		ObjectMeta: metav1.ObjectMeta{Namespace: benchNamespace, Name: fmt.Sprintf("%s-%d", kind, t.run)},
+		ObjectMeta: metav1.ObjectMeta{Namespace: benchNamespace, Name: kind + "-" + strings.ToLower(rand.Text()[:8])},
 		Spec: v1alpha1.BatchSandboxSpec{
 			Replicas: &replicas, PoolRef: tasksPool,
 			TaskTemplate: &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{Process: v1alpha1.Process{Command: command}}},
