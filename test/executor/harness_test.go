@@ -68,6 +68,8 @@ type installation struct {
 	addr string
 	env  []string
 	sign *token.Signer
+	// stdout is where the executor's goes, nil for nowhere.
+	stdout *os.File
 }
 
 func newInstallation(t *testing.T) *installation {
@@ -124,6 +126,9 @@ func (in *installation) begin(name string) (*life, error) {
 	defer log.Close() //nolint:errcheck // the executor has its own copy
 	l.cmd = exec.Command(binary, "-listen-addr="+in.addr, "-data-dir="+in.dir, "-enable-sidecar-mode=false")
 	l.cmd.Env, l.cmd.Stderr = in.env, log
+	if in.stdout != nil {
+		l.cmd.Stdout = in.stdout
+	}
 	if err := l.cmd.Start(); err != nil {
 		return nil, err
 	}
