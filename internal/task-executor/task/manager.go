@@ -99,18 +99,29 @@ func (m *Manager) Restore(ctx context.Context) error {
 		return fmt.Errorf("end what an earlier executor has left: %w", err)
 	}
 	for _, r := range records {
-		if r.End == nil {
-			r.End = m.lost(r)
-			if err := m.deps.Store.Save(r); err != nil {
-				return fmt.Errorf("restore: %w", err)
-			}
-			m.deps.Log.Info("task was lost with an earlier executor", "task", r.Name)
+		end := r.End
+		if end == nil {
+			end = m.lost(r)
+			r = m.keepEnd(r, end)
 		}
 		m.mu.Lock()
-		m.add(r.Name, r.Process, endedMachine(*r.End), r)
+		m.add(r.Name, r.Process, endedMachine(*end), r)
 		m.mu.Unlock()
 	}
 	return nil
+}
+
+// keepEnd writes the end of a lost task down and returns its record as it is on disk then. What can't be written now, the task's
+// runner tries again.
+func (m *Manager) keepEnd(r store.Record, end *taskexecutor.Terminated) store.Record {
+	m.deps.Log.Info("task was lost with an earlier executor", "task", r.Name)
+	ended := r
+	ended.End = end
+	if err := m.deps.Store.Save(ended); err != nil {
+		m.deps.Log.Error("could not keep the record of a task", "task", r.Name, "err", err)
+		return r
+	}
+	return ended
 }
 
 // lost is the end of a task that an earlier executor had not seen end.

@@ -441,14 +441,15 @@ func TestAnEndThatCouldNotBeKeptIsKeptLater(t *testing.T) {
 	dir := t.TempDir()
 	x := begin(t, options{dir: dir})
 	path, read := fifo(t)
-	x.set(script("a", "echo ready > "+path+"; read line < "+path+"; exit 3"))
+	leave := filepath.Join(t.TempDir(), "leave")
+	x.set(script("a", fmt.Sprintf("echo ready > %s; while [ ! -e %s ]; do sleep 0.01; done; exit 3", path, leave)))
 	read()
 	x.awaitRunning("a")
 	block := filepath.Join(x.records.TaskDir("a"), "record.json.tmp") // where the next record is written
 	if err := os.Mkdir(block, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, []byte("go\n"), 0o600); err != nil {
+	if err := os.WriteFile(leave, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if end := x.awaitEnd("a"); end.Reason != "NonZeroExit" {
@@ -574,6 +575,46 @@ func TestSecondLife(t *testing.T) {
 	}
 	y.set()
 	y.awaitEmpty()
+}
+
+// A lost task whose end can't be written, as on a full disk, doesn't keep the executor from serving. It is written later.
+func TestALifeThatCannotWriteDownWhatWasLostServesAllTheSame(t *testing.T) {
+	dir := t.TempDir()
+	x := begin(t, options{dir: dir})
+	path, read := fifo(t)
+	running := script("running", "echo $$ > "+path+"; exec sleep 1000")
+	x.set(running)
+	read()
+	x.awaitRunning("running")
+	record, err := os.ReadFile(filepath.Join(dir, "t-running", "record.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.end()
+	if err := os.WriteFile(filepath.Join(dir, "t-running", "record.json"), record, 0o600); err != nil { // as a crash had left it
+		t.Fatal(err)
+	}
+	block := filepath.Join(dir, "t-running", "record.json.tmp") // where the next record is written
+	if err := os.Mkdir(block, 0o700); err != nil {
+		t.Fatal(err)
+	}
+
+	y := begin(t, options{dir: dir})
+	y.set(running)
+	if end := y.awaitEnd("running"); end.Reason != "ExecutorLost" {
+		t.Errorf("end %+v, want ExecutorLost", end)
+	}
+	if err := os.Remove(block); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		if records, err := y.records.Load(); err == nil && len(records) == 1 && records[0].End != nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the end was not kept later")
+		}
+	}
 }
 
 // TestLifeAfterACrash: the first life ends without a word; what it ran is killed by the second.

@@ -56,8 +56,11 @@ type runner struct {
 // run lives as long as the task is known, or until the executor ends.
 func (r *runner) run() {
 	defer r.release()
-	if r.machine.state == Pending {
+	switch {
+	case r.machine.state == Pending:
 		r.start()
+	case r.record.End == nil:
+		r.publish() // an end that could not be kept
 	}
 	for r.step() {
 		r.publish()
