@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -76,23 +77,33 @@ func AddRoot(spec *corev1.PodSpec, root string) {
 	if root == "" {
 		return
 	}
-	for _, containers := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
-		for i := range containers {
-			c := &containers[i]
-			only := len(spec.Containers) == 1 && &spec.Containers[0] == c
-			if c.Name == v1alpha1.TaskExecutorContainer || only {
-				setEnv(c, corev1.EnvVar{Name: taskexecutor.RootCertificateEnv, Value: root})
-				setEnv(c, corev1.EnvVar{Name: taskexecutor.PodUIDEnv, ValueFrom: &corev1.EnvVarSource{
-					FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.uid"},
-				}})
+	for c := range executors(spec) {
+		setEnv(c, corev1.EnvVar{Name: taskexecutor.RootCertificateEnv, Value: root})
+		setEnv(c, corev1.EnvVar{Name: taskexecutor.PodUIDEnv, ValueFrom: &corev1.EnvVarSource{
+			FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.uid"},
+		}})
+	}
+}
+
+// executors are the containers of a pod that AddRoot means.
+func executors(spec *corev1.PodSpec) iter.Seq[*corev1.Container] {
+	return func(yield func(*corev1.Container) bool) {
+		for _, containers := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
+			for i := range containers {
+				c := &containers[i]
+				only := len(spec.Containers) == 1 && &spec.Containers[0] == c
+				if (c.Name == v1alpha1.TaskExecutorContainer || only) && !yield(c) {
+					return
+				}
 			}
 		}
 	}
 }
 
-// RootOf is the root that a pod's task-executor believes, "" for none.
+// RootOf is the root that a pod's task-executor believes, "" for none. A variable of the same name in another container is
+// the user's own.
 func RootOf(spec *corev1.PodSpec) string {
-	for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
+	for c := range executors(spec) {
 		for i := range c.Env {
 			if c.Env[i].Name == taskexecutor.RootCertificateEnv {
 				return c.Env[i].Value
@@ -100,6 +111,18 @@ func RootOf(spec *corev1.PodSpec) string {
 		}
 	}
 	return ""
+}
+
+// Disobeys says that an executor that believes the root believed refuses every call of a controller that has the root present.
+// One that believes none was made by an older controller, before there were roots, and may well obey.
+//
+//	| believed | present              | disobeys |
+//	| none     | -                    | no       |
+//	| -        | none: not loaded yet | no       |
+//	| r        | r                    | no       |
+//	| r        | another              | yes      |
+func Disobeys(believed, present string) bool {
+	return believed != "" && present != "" && believed != present
 }
 
 // setEnv puts a variable last, in place of all that the template has under its name.
