@@ -144,7 +144,6 @@ func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 		if err := p.keys.Load(ctx); err != nil {
 			return fmt.Errorf("load the root of the task-executors' tokens: %w", err)
 		}
-		p.ledger.ObserveRoot(p.keys.Root())
 		if err := rebuildNodes(ctx); err != nil {
 			return err
 		}

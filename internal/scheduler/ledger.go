@@ -93,7 +93,6 @@ type Ledger struct {
 	pools   map[types.NamespacedName]*pool
 	batches map[types.NamespacedName]*batch
 	nodes   map[string]*node // those that have pods of pools, and those that are not fit
-	root    string           // of the controller's tokens, "" for none
 	// moved are the pools whose queue changed since TellPlaces looked at it, each once and in that order.
 	moved      []types.NamespacedName
 	queueMoves chan struct{}
@@ -105,7 +104,7 @@ type Ledger struct {
 type pool struct {
 	name            types.NamespacedName
 	revision        string
-	root            string // the ledger's
+	root            string // that new pods' executors believe, "" for none
 	pods            map[string]*entry
 	counts          [numClasses]int
 	updated         int
@@ -231,7 +230,7 @@ func (l *Ledger) pool(name types.NamespacedName) *pool {
 	p, ok := l.pools[name]
 	if !ok {
 		p = &pool{
-			name: name, root: l.root, pods: map[string]*entry{}, idle: list.New(), rootless: list.New(), stale: list.New(),
+			name: name, pods: map[string]*entry{}, idle: list.New(), rootless: list.New(), stale: list.New(),
 			queue: newQueue(), holders: map[string]holder{},
 		}
 		l.pools[name] = p

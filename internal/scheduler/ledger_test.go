@@ -318,7 +318,7 @@ func ledgerHistory(t *rapid.T) {
 		"retire":   func(t *rapid.T) { l.Retire(poolP, 1) },
 		"unretire": func(t *rapid.T) { l.Unretire(poolP, podName.Draw(t, "pod")) },
 		"revision": func(t *rapid.T) { l.ObservePool(poolP, rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "revision")) },
-		"root":     func(t *rapid.T) { l.ObserveRoot(rapid.SampledFrom([]string{"root", "other"}).Draw(t, "root")) },
+		"root":     func(t *rapid.T) { l.ObserveRoot(poolP, rapid.SampledFrom([]string{"root", "other"}).Draw(t, "root")) },
 		"tell":     func(t *rapid.T) { m.tell(t, rapid.IntRange(1, 3).Draw(t, "n")) },
 		"rest":     m.rest,
 		"": func(t *rapid.T) {

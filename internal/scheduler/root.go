@@ -2,21 +2,20 @@
 
 package scheduler
 
-import "opensandbox.io/controller/internal/utils/podtemplate"
+import (
+	"k8s.io/apimachinery/pkg/types"
 
-// ObserveRoot takes over the root of the tokens that the controller's calls of executors carry. Executors that believe
-// another obey nobody any more, and their pods are like those of an old revision. It is called once, before the ledger is
-// rebuilt.
-func (l *Ledger) ObserveRoot(root string) {
-	l.locked(func(w *wakes) {
-		if l.root == root {
-			return
-		}
-		l.root = root
-		for _, p := range l.pools {
+	"opensandbox.io/controller/internal/utils/podtemplate"
+)
+
+// ObserveRoot takes over the root of the controller's tokens that the executors of new pods of a pool are told to believe, ""
+// for none. Executors that believe another obey nobody any more, and their pods are like those of an old revision.
+func (l *Ledger) ObserveRoot(name types.NamespacedName, root string) {
+	l.locked(func(_ *wakes) {
+		p := l.pool(name)
+		if p.root != root {
 			p.root = root
 			p.compare()
-			w.pool(p.name)
 		}
 	})
 }

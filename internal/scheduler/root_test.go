@@ -15,7 +15,7 @@ func podOfRoot(name, root string, state PodState) Pod {
 }
 
 func TestPodsOfAnotherRootAreLikeThoseOfAnOldRevision(t *testing.T) {
-	l, rec := newPool(0)
+	l, _ := newPool(0)
 	for _, pod := range []Pod{
 		podOfRoot("lost", "lost", PodReady), podOfRoot("lost-starting", "lost", PodStarting), podOfRoot("lost-held", "lost", PodReady),
 		podOfRoot("none", "", PodReady), podOfRoot("none-starting", "", PodStarting),
@@ -29,18 +29,10 @@ func TestPodsOfAnotherRootAreLikeThoseOfAnOldRevision(t *testing.T) {
 		t.Errorf("counts before the root is known (-want +got):\n%s", diff)
 	}
 
-	*rec = recorder{}
-	l.ObserveRoot("now")
+	l.ObserveRoot(poolP, "now")
 	want.Updated, want.StaleIdle, want.StaleStarting, want.OtherRoot = 4, 1, 1, 2
 	if diff := cmp.Diff(want, l.Counts(poolP)); diff != "" {
 		t.Errorf("counts (-want +got):\n%s", diff)
-	}
-	if diff := cmp.Diff([]string{"p"}, rec.pools); diff != "" {
-		t.Errorf("pools woken (-want +got):\n%s", diff)
-	}
-	*rec = recorder{}
-	if l.ObserveRoot("now"); len(rec.pools) > 0 {
-		t.Error("woken for no news")
 	}
 	var names []string
 	for _, pod := range l.RetireStale(poolP, 9) {
@@ -56,7 +48,7 @@ func TestPodsOfAnotherRootAreLikeThoseOfAnOldRevision(t *testing.T) {
 
 func TestPodsOfTheCurrentRootGoFirstThenThoseOfNoneThenThoseOfAnother(t *testing.T) {
 	l, _ := newPool(0)
-	l.ObserveRoot("now")
+	l.ObserveRoot(poolP, "now")
 	old := podOfRoot("old", "now", PodReady)
 	old.Revision = "r0"
 	for _, pod := range []Pod{podOfRoot("lost", "lost", PodReady), old, podOfRoot("none", "", PodReady), podOfRoot("now", "now", PodReady)} {
@@ -69,7 +61,7 @@ func TestPodsOfTheCurrentRootGoFirstThenThoseOfNoneThenThoseOfAnother(t *testing
 
 func TestAPoolThatShrinksPartsWithPodsOfAnotherRootFirst(t *testing.T) {
 	l, _ := newPool(0)
-	l.ObserveRoot("now")
+	l.ObserveRoot(poolP, "now")
 	for _, pod := range []Pod{podOfRoot("now", "now", PodReady), podOfRoot("none", "", PodReady), podOfRoot("lost", "lost", PodReady)} {
 		l.ObservePod(poolP, pod)
 	}
@@ -82,7 +74,7 @@ func TestAPoolThatShrinksPartsWithPodsOfAnotherRootFirst(t *testing.T) {
 
 func TestAPoolSeenAfterTheRootKnowsIt(t *testing.T) {
 	l := NewLedger(&recorder{})
-	l.ObserveRoot("now")
+	l.ObserveRoot(poolP, "now")
 	l.ObservePod(poolP, podOfRoot("lost", "lost", PodReady))
 	l.ObservePool(poolP, "r1")
 	if got := l.Counts(poolP); got.StaleIdle != 1 || got.OtherRoot != 1 {

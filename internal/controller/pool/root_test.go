@@ -3,28 +3,25 @@
 package pool
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/utils/podtemplate"
+	"opensandbox.io/controller/test/wrappers"
 )
-
-// loseRoot is the start of a controller that found no root and made one.
-func (w *world) loseRoot(root string) {
-	w.root = root
-	w.ledger.ObserveRoot(root)
-}
 
 // rootWorld is a pool of 6 Ready pods that were made under the first root.
 func rootWorld(t *testing.T, root string) *world {
 	t.Helper()
 	w := newWorld(t, updatePool(6, 6, 10, "2"))
-	w.loseRoot(root)
+	w.root = root
 	w.reconcile()
 	w.setStatus(w.becomeReady)
 	w.after(time.Second)
@@ -44,7 +41,7 @@ func (w *world) roots() map[string]int {
 
 func TestALostRootReplacesIdlePodsWithinTheBudget(t *testing.T) {
 	w := rootWorld(t, "first")
-	w.loseRoot("second")
+	w.root = "second"
 	if least := w.updated(); least != 4 {
 		t.Errorf("%d idle at the least, want 4", least)
 	}
@@ -64,7 +61,7 @@ func TestALostRootReplacesIdlePodsWithinTheBudget(t *testing.T) {
 
 func TestPodsOfNoRootAreAdopted(t *testing.T) {
 	w := rootWorld(t, "")
-	w.loseRoot("first")
+	w.root = "first"
 	w.updated()
 	if w.creates+w.deletes != 0 {
 		t.Errorf("%d creates and %d deletes, want none", w.creates, w.deletes)
@@ -74,18 +71,46 @@ func TestPodsOfNoRootAreAdopted(t *testing.T) {
 	}
 }
 
+// What the template itself says of a root in a container that is no executor of ours makes no churn.
 func TestAPoolWithoutAnExecutorHasNoRootToLose(t *testing.T) {
-	pool := updatePool(2, 2, 10, "2")
-	w := newWorld(t, pool)
-	w.loseRoot("first")
-	w.setTemplate(`{"spec":{"containers":[` +
-		`{"name":"a","image":"i","env":[{"name":"SANDBOX_CONTROLLER_ROOT","value":"my own"}]},{"name":"b","image":"i"}]}}`)
+	for name, env := range map[string]string{
+		"no variables":    `[]`,
+		"one of its own":  `[{"name":"SANDBOX_CONTROLLER_ROOT","value":"mine"}]`,
+		"both of its own": `[{"name":"SANDBOX_CONTROLLER_ROOT","value":"mine"},{"name":"SANDBOX_POD_UID","valueFrom":{"fieldRef":{"fieldPath":"metadata.uid"}}}]`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			pool := updatePool(2, 2, 10, "2")
+			pool.Spec.Template = wrappers.MakePool(namespace, "p").Template(
+				`{"spec":{"containers":[{"name":"a","image":"i","env":` + env + `},{"name":"b","image":"i"}]}}`).Spec.Template
+			w := newWorld(t, pool)
+			w.root = "first"
+			w.updated()
+			w.creates, w.deletes = 0, 0
+			w.root = "second"
+			w.updated()
+			if n := w.ledger.Counts(w.key); w.creates+w.deletes != 0 || n.Idle != 2 {
+				t.Errorf("%d creates and %d deletes, want none; counts %+v", w.creates, w.deletes, n)
+			}
+		})
+	}
+}
+
+// A webhook that adds a container makes of the only container one of two.
+func TestAPodThatGotAnotherContainerKeepsItsRoot(t *testing.T) {
+	w := newWorld(t, updatePool(2, 2, 10, "2"))
+	w.root = "first"
+	w.onCreate = func(ctx context.Context, c client.WithWatch, pod *corev1.Pod) error {
+		pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: "mesh", Image: "i"})
+		return c.Create(ctx, pod)
+	}
 	w.updated()
 	w.creates, w.deletes = 0, 0
-	w.loseRoot("second")
-	w.updated()
-	if w.creates+w.deletes != 0 {
+	if w.updated(); w.creates+w.deletes != 0 {
 		t.Errorf("%d creates and %d deletes, want none", w.creates, w.deletes)
+	}
+	w.root = "second"
+	if w.updated(); w.creates != 2 || w.deletes != 2 {
+		t.Errorf("%d creates and %d deletes after the root was lost, want 2 of each", w.creates, w.deletes)
 	}
 }
 
@@ -97,7 +122,7 @@ func TestAMarkedPodOfAnotherRootIsDeletedAtOnce(t *testing.T) {
 	w.hold("b", 1)
 	batch := types.NamespacedName{Namespace: namespace, Name: "b"}
 	held := w.ledger.Holdings(batch, "b")[0].PodName
-	w.loseRoot("second")
+	w.root = "second"
 	w.updated()
 	if !strings.Contains(w.podNames(), held) {
 		t.Fatalf("held pod %s is gone", held)

@@ -100,17 +100,29 @@ func executors(spec *corev1.PodSpec) iter.Seq[*corev1.Container] {
 	}
 }
 
-// RootOf is the root that a pod's task-executor believes, "" for none. A variable of the same name in another container is
-// the user's own.
+// RootOf is the root that a pod's task-executor believes, "" for none. Where the only container has got others beside it since
+// AddRoot, from a webhook, it is known by its having both variables; one alone in such a pod is the user's own.
 func RootOf(spec *corev1.PodSpec) string {
 	for c := range executors(spec) {
-		for i := range c.Env {
-			if c.Env[i].Name == taskexecutor.RootCertificateEnv {
-				return c.Env[i].Value
-			}
+		if e := envOf(c, taskexecutor.RootCertificateEnv); e != nil {
+			return e.Value
+		}
+	}
+	for i := range spec.Containers {
+		root, uid := envOf(&spec.Containers[i], taskexecutor.RootCertificateEnv), envOf(&spec.Containers[i], taskexecutor.PodUIDEnv)
+		if root != nil && uid != nil && uid.ValueFrom != nil {
+			return root.Value
 		}
 	}
 	return ""
+}
+
+// envOf is the variable of a name, nil for none.
+func envOf(c *corev1.Container, name string) *corev1.EnvVar {
+	if at := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == name }); at >= 0 {
+		return &c.Env[at]
+	}
+	return nil
 }
 
 // Disobeys says that an executor that believes the root believed refuses every call of a controller that has the root present.
