@@ -316,7 +316,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	r.tellMishaps(obs, m)
 	r.forgetReleased(obs)
-	r.dispatch(obs)
+	if err := r.dispatch(ctx, obs, &out); err != nil {
+		return ctrl.Result{}, err
+	}
 	labelAgain, err := r.label(ctx, obs, m)
 	if err != nil {
 		return ctrl.Result{}, err
@@ -376,7 +378,7 @@ func (r *Reconciler) checkTasks(obs *observed, m *memory) {
 	if n := obs.replicas(); m.tasksChecked != n {
 		m.tasksChecked, m.tasksProblem = n, nil
 		for index := 0; index < n && m.tasksProblem == nil; index++ {
-			_, m.tasksProblem = desiredTask(obs.sb, index, 1)
+			_, _, m.tasksProblem = desiredTask(obs.sb, index, 1)
 			if index >= len(obs.sb.Spec.ShardTaskPatches) {
 				break // the rest are alike
 			}
@@ -395,9 +397,9 @@ func (r *Reconciler) forgetReleased(obs *observed) {
 }
 
 // dispatch has the tasks of held sandboxes run. It comes after the report, so that the number of the try is durable.
-func (r *Reconciler) dispatch(obs *observed) {
+func (r *Reconciler) dispatch(ctx context.Context, obs *observed, out *outcome) error {
 	if obs.problem != nil {
-		return
+		return nil
 	}
 	for i, s := range obs.sandboxes {
 		if _, ended := obs.ends[i]; ended || !obs.hasTasks() || !obs.wanted(i) || !s.usable() || s.ip == "" {
@@ -407,14 +409,22 @@ func (r *Reconciler) dispatch(obs *observed) {
 		if known := obs.tasks[i]; known.follows() && known.try == try && known.ip == s.ip {
 			continue
 		}
-		task, problem := desiredTask(obs.sb, i, try)
+		task, fields, problem := desiredTask(obs.sb, i, try)
 		if problem != nil {
 			continue // checkTasks tells of it
+		}
+		switch err := r.fill(ctx, obs, i, fields, task.Process.Env); {
+		case errors.Is(err, errPodNotSeen):
+			out.retryIn(staleRetry)
+			continue
+		case err != nil:
+			return err
 		}
 		r.runner.Run(target{
 			batch: client.ObjectKeyFromObject(obs.sb), uid: obs.sb.UID, index: i, pod: s.podUID, ip: s.ip,
 		}, try, task)
 	}
+	return nil
 }
 
 func (r *Reconciler) expire(ctx context.Context, sb *v1alpha1.BatchSandbox) error {

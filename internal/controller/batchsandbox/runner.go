@@ -224,7 +224,7 @@ func (r *Runner) watch(ctx context.Context, s *session, task taskexecutor.Task) 
 	for ctx.Err() == nil {
 		tasks, rev, err := r.ask(ctx, client, task, accepted, since)
 		switch {
-		case isBadRequest(err):
+		case isRefused(err):
 			r.report(s, taskState{phase: taskEnded, try: try, end: refusedTask(err)})
 			return
 		case err != nil:
@@ -290,11 +290,24 @@ func (h *haste) tooMuch(now time.Time) bool {
 
 // ask hands the task over, once, and from then on waits for news of it.
 func (r *Runner) ask(ctx context.Context, c Executor, task taskexecutor.Task, accepted bool, since string) ([]taskexecutor.Task, string, error) {
-	if !accepted {
-		tasks, err := c.Set(ctx, []taskexecutor.Task{task})
-		return tasks, "", err
+	if accepted {
+		return c.Wait(ctx, since, longPoll+rand.N(longPollJitter)) //nolint:gosec // jitter needs no secret randomness
 	}
-	return c.Wait(ctx, since, longPoll+rand.N(longPollJitter)) //nolint:gosec // jitter needs no secret randomness
+	tasks, err := c.Set(ctx, []taskexecutor.Task{task})
+	if taskexecutor.IsConflict(err) {
+		return knownTry(ctx, c, task.Name, err)
+	}
+	return tasks, "", err
+}
+
+// knownTry asks for a try that the executor has already and refuses to change: it was handed over with fields of the pod that
+// have changed since, and keeps what it got. An executor that refuses and doesn't know the try makes no sense.
+func knownTry(ctx context.Context, c Executor, name string, refusal error) ([]taskexecutor.Task, string, error) {
+	tasks, rev, err := c.Wait(ctx, "", 0)
+	if err == nil && find(tasks, name) == nil {
+		err = refusal
+	}
+	return tasks, rev, err
 }
 
 // stop has the executor end everything, and follows it until nothing is left.
@@ -360,9 +373,13 @@ func find(tasks []taskexecutor.Task, name string) *taskexecutor.ProcessStatus {
 	return nil
 }
 
-func isBadRequest(err error) bool {
+// isRefused says that no executor would ever take the task: it is wrong, or too large with the fields of its pod.
+func isRefused(err error) bool {
 	var status *taskexecutor.StatusError
-	return errors.As(err, &status) && status.Status == http.StatusBadRequest
+	if errors.As(err, &status) {
+		return status.Status == http.StatusBadRequest || status.Status == http.StatusRequestEntityTooLarge
+	}
+	return errors.Is(err, taskexecutor.ErrRequestTooLarge)
 }
 
 func refusedTask(err error) *taskexecutor.Terminated {

@@ -60,13 +60,14 @@ type taskEnd struct {
 	recorded bool
 }
 
-// desiredTask is the task of one index: taskTemplate with shardTaskPatches[index]. The problem says what to change.
-func desiredTask(sb *v1alpha1.BatchSandbox, index, try int) (taskexecutor.Task, *problem) {
+// desiredTask is the task of one index: taskTemplate with shardTaskPatches[index], and the fields of the sandbox's pod that
+// its environment takes and doesn't have yet. The problem says what to change.
+func desiredTask(sb *v1alpha1.BatchSandbox, index, try int) (taskexecutor.Task, []fieldRef, *problem) {
 	spec := sb.Spec.TaskTemplate.Spec
 	if index < len(sb.Spec.ShardTaskPatches) {
 		patched, err := patchTask(sb.Spec.TaskTemplate, sb.Spec.ShardTaskPatches[index].Raw)
 		if err != nil {
-			return taskexecutor.Task{}, taskProblem("spec.shardTaskPatches[%d] %v", index, err)
+			return taskexecutor.Task{}, nil, taskProblem("spec.shardTaskPatches[%d] %v", index, err)
 		}
 		spec = patched.Spec
 	}
@@ -78,17 +79,15 @@ func desiredTask(sb *v1alpha1.BatchSandbox, index, try int) (taskexecutor.Task, 
 	if spec.TimeoutSeconds != nil {
 		task.Process.TimeoutSeconds = *spec.TimeoutSeconds
 	}
-	for _, env := range spec.Process.Env {
-		if env.ValueFrom != nil {
-			return taskexecutor.Task{}, taskProblem(
-				"the task of index %d takes %s from somewhere else: give it a value, or put it into the environment of the sandbox container", index, env.Name)
-		}
-		task.Process.Env = append(task.Process.Env, taskexecutor.EnvVar{Name: env.Name, Value: env.Value})
+	env, fields, err := environment(spec.Process.Env)
+	if err != nil {
+		return taskexecutor.Task{}, nil, taskProblem("the task of index %d %v", index, err)
 	}
+	task.Process.Env = env
 	if err := taskexecutor.ValidateSet([]taskexecutor.Task{task}); err != nil {
-		return taskexecutor.Task{}, taskProblem("the task of index %d can't be run: %v", index, err)
+		return taskexecutor.Task{}, nil, taskProblem("the task of index %d can't be run: %v", index, err)
 	}
-	return task, nil
+	return task, fields, nil
 }
 
 func taskProblem(format string, args ...any) *problem {
@@ -109,6 +108,9 @@ func patchTask(template *v1alpha1.TaskTemplate, patch []byte) (*v1alpha1.TaskTem
 	patched := &v1alpha1.TaskTemplate{}
 	if err := json.Unmarshal(merged, patched); err != nil {
 		return nil, fmt.Errorf("makes something that is no task: %w", err)
+	}
+	if err := settleSources(patched.Spec.Process.Env, patch); err != nil {
+		return nil, fmt.Errorf("is no strategic merge patch of a task: %w", err)
 	}
 	return patched, nil
 }
