@@ -195,12 +195,16 @@ func tasksCompleted(obs *observed, status *v1alpha1.BatchSandboxStatus) (ok bool
 
 // firstUnknown says which task-executor can't be reached, for the lowest index.
 func firstUnknown(obs *observed) string {
-	for _, index := range sortedIndexes(obs.tasks) {
-		if obs.tasks[index].phase == taskUnknown && index < obs.replicas() {
-			return fmt.Sprintf("the task-executor of index %d %s", index, obs.tasks[index].err)
+	lowest := obs.replicas()
+	for index, task := range obs.tasks {
+		if task.phase == taskUnknown && index < lowest {
+			lowest = index
 		}
 	}
-	return ""
+	if lowest == obs.replicas() {
+		return ""
+	}
+	return fmt.Sprintf("the task-executor of index %d %s", lowest, obs.tasks[lowest].err)
 }
 
 // taskStatus counts the tasks by state, and lists those that ended.

@@ -52,6 +52,9 @@ type taskState struct {
 // follows says that a try is being run, and not stopped.
 func (s taskState) follows() bool { return s.try > 0 && s.phase <= taskUnknown }
 
+// open says that whoever watches the task may have more to tell of it.
+func (s taskState) open() bool { return s.phase < taskEnded }
+
 // taskEnd is a task that has ended.
 type taskEnd struct {
 	failed *v1alpha1.FailedTask // nil for a success, or for a failure of which the status keeps the index alone
