@@ -238,6 +238,13 @@ type BatchSandboxStatus struct {
 	// +listMapKey=index
 	FailedTasks []FailedTask `json:"failedTasks,omitempty"`
 
+	// failedReasons tells of every failure why it failed: the failed indexes by reason. Failures that an older controller
+	// recorded are in failedIndexes alone.
+	// +optional
+	// +listType=map
+	// +listMapKey=reason
+	FailedReasons []FailedReason `json:"failedReasons,omitempty"`
+
 	// taskTries lists the indexes that are beyond their first try.
 	// +optional
 	// +listType=map
@@ -293,6 +300,15 @@ type FailedTask struct {
 	// output has the last lines the task wrote, at most 1 KiB.
 	// +optional
 	Output string `json:"output,omitempty"`
+}
+
+// FailedReason are the tasks that failed for one reason.
+type FailedReason struct {
+	// reason is one of those of failedTasks.
+	Reason string `json:"reason"`
+
+	// indexes are the failed tasks, compressed: "0-3,7".
+	Indexes string `json:"indexes"`
 }
 
 // TaskTries counts the tries of one index beyond its first.

@@ -187,7 +187,7 @@ func tasksCompleted(obs *observed, status *v1alpha1.BatchSandboxStatus) (ok bool
 		}
 		return false, v1alpha1.ReasonTasksRunning, message
 	case status.TaskFailed > 0:
-		return true, v1alpha1.ReasonTasksFailed, fmt.Sprintf("%d of %d tasks failed", status.TaskFailed, ended)
+		return true, v1alpha1.ReasonTasksFailed, fmt.Sprintf("%d of %d tasks failed", status.TaskFailed, ended) + whyFailed(status)
 	default:
 		return true, v1alpha1.ReasonTasksSucceeded, "every task succeeded"
 	}
@@ -212,6 +212,7 @@ func taskStatus(obs *observed, status *v1alpha1.BatchSandboxStatus) {
 	status.TaskRunning, status.TaskSucceed, status.TaskFailed, status.TaskPending, status.TaskUnknown = 0, 0, 0, 0, 0
 	var completed, failed []int
 	var failures []v1alpha1.FailedTask
+	reasons := map[string][]int{}
 	for index := range obs.replicas() {
 		end, ended := obs.ends[index]
 		switch {
@@ -221,6 +222,7 @@ func taskStatus(obs *observed, status *v1alpha1.BatchSandboxStatus) {
 		case ended:
 			status.TaskFailed++
 			failed = append(failed, index)
+			reasons[end.why()] = append(reasons[end.why()], index)
 			if end.failed != nil {
 				failures = append(failures, *end.failed)
 			}
@@ -234,6 +236,7 @@ func taskStatus(obs *observed, status *v1alpha1.BatchSandboxStatus) {
 	}
 	status.CompletedIndexes = indexset.Format(completed)
 	status.FailedIndexes = indexset.Format(failed)
+	status.FailedReasons = formatReasons(reasons)
 	slices.SortFunc(failures, func(a, b v1alpha1.FailedTask) int { return cmp.Compare(a.Index, b.Index) })
 	status.FailedTasks = failures[:min(len(failures), maxFailedTasks)]
 }

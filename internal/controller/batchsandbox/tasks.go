@@ -57,7 +57,8 @@ func (s taskState) open() bool { return s.phase < taskEnded }
 
 // taskEnd is a task that has ended.
 type taskEnd struct {
-	failed *v1alpha1.FailedTask // nil for a success, or for a failure of which the status keeps the index alone
+	failed *v1alpha1.FailedTask // nil for a success, or for a failure of which the status keeps no more than the reason
+	reason string               // of a failure without more; "" if the status doesn't have it either
 	ok     bool
 	// recorded: the end stands in the status of the batch, its durable home.
 	recorded bool
@@ -152,6 +153,7 @@ func mergeEnds(sb *v1alpha1.BatchSandbox, states map[int]taskState) map[int]task
 			ends[int(f.Index)] = end
 		}
 	}
+	recallReasons(&sb.Status, ends)
 	for index, state := range states {
 		if _, known := ends[index]; known || state.phase != taskEnded {
 			continue
@@ -168,14 +170,10 @@ func endOf(index int, state taskState) taskEnd {
 	}
 	failed := &v1alpha1.FailedTask{
 		Index:   int32(index), //nolint:gosec // an index is below replicas, an int32
-		Reason:  t.Reason,
-		Message: t.Message,
 		Tries:   int32(state.try), //nolint:gosec // bounded by backoffLimit, an int32
 		Output:  t.Output,
 	}
-	if failed.Reason == "" {
-		failed.Reason = v1alpha1.TaskReasonNonZeroExit
-	}
+	failed.Reason, failed.Message = failedReason(t)
 	return taskEnd{failed: withExit(failed, t)}
 }
 

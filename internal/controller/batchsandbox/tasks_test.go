@@ -148,6 +148,8 @@ func TestEndOf(t *testing.T) {
 		"a timeout with exit code 0":      {taskexecutor.Terminated{Reason: "TimedOut"}, &v1alpha1.FailedTask{Reason: "TimedOut", ExitCode: code(0)}},
 		"a start error has no exit code":  {taskexecutor.Terminated{ExitCode: 128, Reason: "StartError", Message: "no"}, &v1alpha1.FailedTask{Reason: "StartError", Message: "no"}},
 		"an end that nobody saw has none": {taskexecutor.Terminated{ExitCode: -1, Reason: "ExecutorLost"}, &v1alpha1.FailedTask{Reason: "ExecutorLost"}},
+		"a reason that is none of ours":   {taskexecutor.Terminated{ExitCode: 1, Reason: "Bored", Message: "m"}, &v1alpha1.FailedTask{Reason: "NonZeroExit", Message: "Bored: m", ExitCode: code(1)}},
+		"such a reason without a message": {taskexecutor.Terminated{ExitCode: 1, Reason: "Bored"}, &v1alpha1.FailedTask{Reason: "NonZeroExit", Message: "Bored", ExitCode: code(1)}},
 		"the last lines are kept":         {taskexecutor.Terminated{ExitCode: 1, Output: "boom"}, &v1alpha1.FailedTask{Reason: "NonZeroExit", ExitCode: code(1), Output: "boom"}},
 	}
 	for name, c := range cases {
