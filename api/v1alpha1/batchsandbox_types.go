@@ -157,7 +157,10 @@ type Process struct {
 	// +listType=atomic
 	Args []string `json:"args,omitempty"`
 
-	// env is added to the environment of the sandbox container, by name.
+	// env is added to the environment of the sandbox container, by name. A valueFrom may have a fieldRef, which takes a
+	// field of the sandbox's pod as it is when the try is handed over: metadata.name, namespace, uid, labels['KEY'] and
+	// annotations['KEY'], spec.nodeName and serviceAccountName, status.hostIP, hostIPs, podIP and podIPs. Other sources are refused:
+	// put them into env or envFrom of the sandbox container. Nothing is expanded: $(NAME) stays as it is.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
@@ -232,7 +235,7 @@ type BatchSandboxStatus struct {
 	// +optional
 	FailedIndexes string `json:"failedIndexes,omitempty"`
 
-	// failedTasks tells of the first failures, at most 10, in index order.
+	// failedTasks tells of the failures with the lowest indexes, at most 10, in index order.
 	// +optional
 	// +listType=map
 	// +listMapKey=index
