@@ -169,9 +169,9 @@ func endOf(index int, state taskState) taskEnd {
 		return taskEnd{ok: true}
 	}
 	failed := &v1alpha1.FailedTask{
-		Index:   int32(index), //nolint:gosec // an index is below replicas, an int32
-		Tries:   int32(state.try), //nolint:gosec // bounded by backoffLimit, an int32
-		Output:  t.Output,
+		Index:  int32(index),     //nolint:gosec // an index is below replicas, an int32
+		Tries:  int32(state.try), //nolint:gosec // bounded by backoffLimit, an int32
+		Output: t.Output,
 	}
 	failed.Reason, failed.Message = failedReason(t)
 	return taskEnd{failed: withExit(failed, t)}
