@@ -208,6 +208,9 @@ func (r *Reconciler) fill(ctx context.Context, obs *observed, index int, refs []
 // settleSources gives each variable that a patch names the source that the patch gives it. A strategic merge leaves the
 // template's value beside the patch's valueFrom, or the other way round.
 func settleSources(env []corev1.EnvVar, patch []byte) error {
+	if !slices.ContainsFunc(env, func(e corev1.EnvVar) bool { return e.ValueFrom != nil }) {
+		return nil // the usual case
+	}
 	var changes struct {
 		Spec struct {
 			Process struct {
