@@ -74,6 +74,13 @@ func desiredPod(pool *v1alpha1.Pool, template *corev1.PodTemplateSpec, revision,
 	return pod
 }
 
+// rootFor is the root that the executors of pods of this template believe, where root is the controller's: "" if they have none.
+func rootFor(template *corev1.PodTemplateSpec, root string) string {
+	spec := template.Spec.DeepCopy()
+	podtemplate.AddRoot(spec, root)
+	return podtemplate.RootOf(spec)
+}
+
 // without copies a map and leaves these keys out; the copy is never nil.
 func without(m map[string]string, keys []string) map[string]string {
 	kept := make(map[string]string, len(m)+2)
