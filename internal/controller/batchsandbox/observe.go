@@ -157,15 +157,17 @@ func (r *Reconciler) observePooled(ctx context.Context, obs *observed) error {
 	case !apierrors.IsNotFound(err):
 		return fmt.Errorf("get pool %s: %w", poolKey(sb), err)
 	}
+	holdings := r.ledger.Holdings(name, sb.UID)
 	pods, err := parseAllocStatus(sb)
 	if err != nil {
 		obs.problem = &problem{v1alpha1.ConditionAllocated, v1alpha1.ReasonInvalidAnnotation, err.Error()}
-	} else if !slices.Equal(trim(pods), trim(holdingNames(r.ledger.Holdings(name, sb.UID)))) {
+	} else if !slices.Equal(trim(pods), trim(holdingNames(holdings))) {
 		r.settle(ctx, sb, pods)
+		holdings = r.ledger.Holdings(name, sb.UID)
 	}
 	obs.counts = r.ledger.Counts(poolKey(sb))
 	obs.sandboxes = make([]sandbox, obs.replicas())
-	for i, h := range r.ledger.Holdings(name, sb.UID) {
+	for i, h := range holdings {
 		if i >= len(obs.sandboxes) {
 			obs.sandboxes = append(obs.sandboxes, sandbox{})
 		}

@@ -67,6 +67,7 @@ func desiredPod(pool *v1alpha1.Pool, template *corev1.PodTemplateSpec, revision,
 		Spec: *template.Spec.DeepCopy(),
 	}
 	podtemplate.AddTaskRecords(&pod.Spec)
+	podtemplate.AddSidecarMode(&pod.Spec)
 	if recycling.Restarts(recycling.TypeOf(pool)) {
 		recycling.AddRestartRules(&pod.Spec)
 	}

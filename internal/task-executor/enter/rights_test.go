@@ -96,7 +96,8 @@ func TestPlanCandidates(t *testing.T) {
 }
 
 func TestReadReport(t *testing.T) {
-	cases := map[string]string{"R": "", "": ErrDied.Error(), "Rnot found": "not found", "refused": "refused"}
+	cases := map[string]string{"R": "", "": ErrDied.Error(), "Rnot found": "not found", "refused": "refused",
+		"Lno root": ErrSandboxEnded.Error() + ": no root"}
 	for report, want := range cases {
 		got := ""
 		if err := ReadReport(strings.NewReader(report)); err != nil {

@@ -71,6 +71,22 @@ func AddTaskRecords(spec *corev1.PodSpec) {
 	})
 }
 
+// AddSidecarMode tells a task-executor that has a container beside others that tasks belong into one of those. It can't see that
+// by itself where the pod doesn't share its processes, and would run them in its own. What the template says stays.
+func AddSidecarMode(spec *corev1.PodSpec) {
+	for _, containers := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
+		for i := range containers {
+			c := &containers[i]
+			alone := len(spec.Containers) == 1 && &spec.Containers[0] == c
+			if c.Name == v1alpha1.TaskExecutorContainer && !alone && !slices.ContainsFunc(c.Env, isSidecarMode) {
+				setEnv(c, corev1.EnvVar{Name: taskexecutor.SidecarModeEnv, Value: "true"})
+			}
+		}
+	}
+}
+
+func isSidecarMode(e corev1.EnvVar) bool { return e.Name == taskexecutor.SidecarModeEnv }
+
 // AddRoot tells the task-executor of a pod which controller to believe: every container of that name, and the only container
 // of a pod that has one. A root of "" adds nothing.
 func AddRoot(spec *corev1.PodSpec, root string) {
