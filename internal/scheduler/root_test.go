@@ -72,6 +72,21 @@ func TestAPoolThatShrinksPartsWithPodsOfAnotherRootFirst(t *testing.T) {
 	}
 }
 
+// What an old pod does says nothing of the pods that are made now.
+func TestAPodOfAnotherRootThatBecomesReadyProvesNothing(t *testing.T) {
+	l, _ := newPool(0)
+	l.ObserveRoot(poolP, "now")
+	for _, root := range []string{"lost", "", "now"} {
+		starting := podOfRoot("of-"+root, root, PodStarting)
+		l.ObservePod(poolP, starting)
+		starting.State, starting.ResourceVersion = PodReady, "2"
+		l.ObservePod(poolP, starting)
+	}
+	if got := l.Activity(poolP).Started; got != 2 {
+		t.Errorf("%d started, want 2", got)
+	}
+}
+
 func TestAPoolSeenAfterTheRootKnowsIt(t *testing.T) {
 	l := NewLedger(&recorder{})
 	l.ObserveRoot(poolP, "now")
