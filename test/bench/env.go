@@ -227,12 +227,8 @@ func followOnce[T client.Object](ctx context.Context, e *env, name string, list 
 			if !open {
 				return false, ctx.Err()
 			}
-			if event.Type == watch.Error {
-				return false, fmt.Errorf("watch %s: %w", name, apierrors.FromObject(event.Object))
-			}
-			object, ok := event.Object.(T)
-			if ok && see(sight[T]{object, event.Type == watch.Deleted, time.Now()}) {
-				return true, nil
+			if enough, err := show(event, see); enough || err != nil {
+				return enough, err
 			}
 		case <-check.C:
 			if err := e.healthy(); err != nil {
@@ -242,4 +238,12 @@ func followOnce[T client.Object](ctx context.Context, e *env, name string, list 
 			return false, fmt.Errorf("watch %s: %w", name, ctx.Err())
 		}
 	}
+}
+
+func show[T client.Object](event watch.Event, see func(sight[T]) bool) (enough bool, err error) {
+	if event.Type == watch.Error {
+		return false, apierrors.FromObject(event.Object)
+	}
+	object, ok := event.Object.(T)
+	return ok && see(sight[T]{object, event.Type == watch.Deleted, time.Now()}), nil
 }
