@@ -19,9 +19,6 @@ import (
 // DefaultTimeout bounds a call, beside the caller's context. Wait adds the time it asks the executor to wait.
 const DefaultTimeout = 10 * time.Second
 
-// maxResponseHeaderBytes bounds the headers of a response.
-const maxResponseHeaderBytes = 64 << 10
-
 // ErrBodyTooLarge says that a response was larger than MaxBodyBytes and was not read to its end.
 var ErrBodyTooLarge = errors.New("response is larger than 1 MiB")
 
@@ -105,20 +102,6 @@ func New(baseURL string, opts ...Option) *Client {
 		c.http.Transport = NewTransport()
 	}
 	return c
-}
-
-// NewTransport returns a transport for talking to executors: no proxy, no compression, bounded headers, dials of at most
-// 5 s, and at most one idle connection per executor, for 90 s.
-func NewTransport() *http.Transport {
-	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}
-	return &http.Transport{
-		Proxy:                  nil,
-		DialContext:            dialer.DialContext,
-		DisableCompression:     true,
-		MaxResponseHeaderBytes: maxResponseHeaderBytes,
-		MaxIdleConnsPerHost:    1,
-		IdleConnTimeout:        90 * time.Second,
-	}
 }
 
 // BaseURL returns the URL of the executor's API on a pod's IP and the default port.

@@ -67,6 +67,7 @@ type installation struct {
 	dir  string
 	addr string
 	env  []string
+	root token.Root
 	sign *token.Signer
 }
 
@@ -80,7 +81,7 @@ func newInstallation(t *testing.T) *installation {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &installation{t: t, dir: filepath.Join(t.TempDir(), "data"), addr: freeAddr(t), sign: signer, env: []string{
+	return &installation{t: t, dir: filepath.Join(t.TempDir(), "data"), addr: freeAddr(t), root: root, sign: signer, env: []string{
 		"PATH=" + os.Getenv("PATH"), taskexecutor.PodUIDEnv + "=" + podUID,
 		taskexecutor.RootCertificateEnv + "=" + base64.StdEncoding.EncodeToString(root.Certificate.Raw),
 	}}

@@ -6,8 +6,10 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
+	"syscall"
 
 	"opensandbox.io/controller/internal/task-executor/procfs"
 )
@@ -198,6 +200,9 @@ func (f Finder) choose(candidates []process) (Target, error) {
 	var marked []process
 	for _, c := range candidates {
 		env, err := f.FS.Environ(c.PID)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			return Target{}, fmt.Errorf("%w (one has just ended)", ErrNotVisible)
+		}
 		if err != nil {
 			return Target{}, fmt.Errorf("read the environment of process %d (the executor needs the capability SYS_PTRACE): %w", c.PID, err)
 		}

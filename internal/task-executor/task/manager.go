@@ -60,6 +60,7 @@ type Manager struct {
 	revision uint64
 	changed  chan struct{} // closed, and replaced, with every revision
 	closing  bool
+	found    bool // a sandbox was seen beside the executor
 }
 
 // entry is a task as others see it.
@@ -119,7 +120,7 @@ func (m *Manager) lost(r store.Record) *taskexecutor.Terminated {
 		Message: "the executor ended while the task ran", FinishedAt: m.deps.Clock.Now(),
 	}
 	if r.Start != nil {
-		end.StartedAt = r.Start.At
+		end.StartedAt, end.FinishedAt = r.Start.At, finish(r.Start.At, end.FinishedAt)
 	}
 	if r.Process == nil {
 		end.Message = "the record of the task could not be read"
@@ -217,6 +218,20 @@ func (m *Manager) remove(e *entry) {
 	}
 }
 
+// sawSandbox remembers that there was a sandbox beside the executor.
+func (m *Manager) sawSandbox() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.found = true
+}
+
+// hadSandbox says whether there ever was one in this life.
+func (m *Manager) hadSandbox() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.found
+}
+
 // Idle says whether no task is known.
 func (m *Manager) Idle() bool {
 	m.mu.Lock()
@@ -272,8 +287,8 @@ func (m *Manager) List() ([]taskexecutor.Task, string) {
 	return m.list(), m.revisionName()
 }
 
-// Wait returns what List does as soon as the revision is another than since, or after wait, or when ctx or the manager
-// ends.
+// Wait returns what List does as soon as the revision is another than since, or after wait, or when ctx ends, or when Close
+// is over.
 func (m *Manager) Wait(ctx context.Context, since string, wait time.Duration) ([]taskexecutor.Task, string) {
 	timer := m.deps.Clock.NewTimer(wait)
 	defer timer.Stop()
@@ -291,7 +306,7 @@ func (m *Manager) Wait(ctx context.Context, since string, wait time.Duration) ([
 			return m.List()
 		case <-ctx.Done():
 			return m.List()
-		case <-m.stopping.Done():
+		case <-m.giveUp.Done(): // not stopping: whoever waits then would be answered at once, again and again
 			return m.List()
 		}
 	}
