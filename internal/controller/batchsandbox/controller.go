@@ -458,12 +458,24 @@ func (r *Reconciler) report(ctx context.Context, obs *observed, p plan, out outc
 	}
 	r.events.problemFound(obs.sb, &before, firstProblem(p.problem, out.problem, p.setAside))
 	r.events.tasksCompleted(obs.sb, &before)
-	for _, end := range obs.ends {
-		if !end.recorded {
-			return time.Millisecond, nil
-		}
+	if obs.endsMatter() {
+		return time.Millisecond, nil
 	}
 	return 0, nil
+}
+
+// endsMatter says that ends were recorded just now which change the plan: sandboxes are to be given back, or the batch is to be
+// deleted some time later.
+func (o *observed) endsMatter() bool {
+	if _, ok := ttlEnd(o.sb); !ok && !o.releases() {
+		return false
+	}
+	for _, end := range o.ends {
+		if !end.recorded {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *Reconciler) patchStatus(ctx context.Context, obs *observed, status *v1alpha1.BatchSandboxStatus, m *memory) error {

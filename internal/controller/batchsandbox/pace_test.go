@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
+	clocktesting "k8s.io/utils/clock/testing"
 
 	"opensandbox.io/controller/api/v1alpha1"
 	taskexecutor "opensandbox.io/controller/pkg/task-executor"
@@ -112,7 +113,7 @@ func TestAThousandEndsInASecondCostAHandfulOfWrites(t *testing.T) {
 			}
 		}
 		b.wantWrites(t, 8, 10) // the first, one every 125 ms, and the last
-		if b.looks > 20 {
+		if b.looks > 12 {
 			t.Errorf("%d reconciles for %d ends", b.looks, n)
 		}
 		if took := time.Since(start); b.sb.Status.TaskSucceed != n || took > time.Second {
@@ -166,4 +167,32 @@ func TestTheLastEndThatIsToComeIsToldAtOnce(t *testing.T) {
 			t.Errorf("condition %+v a millisecond after the first end", c)
 		}
 	})
+}
+
+// An end that is in the status is looked at once more only where something follows from it.
+func TestWhatFollowsFromAnEndIsDoneAtOnce(t *testing.T) {
+	release, ttl := v1alpha1.TaskResourcePolicyRelease, int32(60)
+	cases := map[string]struct {
+		change func(*v1alpha1.BatchSandbox)
+		ends   []int // of two tasks
+		want   time.Duration
+	}{
+		"nothing follows":                           {func(*v1alpha1.BatchSandbox) {}, indexesBelow(2), 0},
+		"a sandbox is to be given back":             {func(sb *v1alpha1.BatchSandbox) { sb.Spec.TaskResourcePolicyWhenCompleted = &release }, indexesBelow(1), time.Millisecond},
+		"the time to live begins with the last end": {func(sb *v1alpha1.BatchSandbox) { sb.Spec.TTLSecondsAfterFinished = &ttl }, indexesBelow(2), time.Millisecond},
+		"and not before it":                         {func(sb *v1alpha1.BatchSandbox) { sb.Spec.TTLSecondsAfterFinished = &ttl }, indexesBelow(1), 0},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			clk := clocktesting.NewFakeClock(noon)
+			l := makeLarge(t, clk, 2, c.change)
+			clk.Step(time.Minute)
+			for _, index := range c.ends {
+				l.end(index, taskexecutor.Terminated{Reason: taskexecutor.ReasonCompleted})
+			}
+			if got := l.reconcile().RequeueAfter; got != c.want || l.statuses != 1 {
+				t.Errorf("looks again after %s and %d writes, want %s and one", got, l.statuses, c.want)
+			}
+		})
+	}
 }
