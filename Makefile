@@ -86,7 +86,6 @@ test-e2e: ## Run end-to-end tests on a real node (Linux as root)
 	@if [ "$$(uname -s)" != Linux ] || [ "$$(id -u)" != 0 ]; then \
 		echo "SKIP test-e2e: a real node needs Linux and root; this is $$(uname -s) as $$(id -un)"; \
 	else \
-		$(MAKE) --no-print-directory build; \
 		hack/test/with-cluster.sh node e2e -- hack/test/e2e.sh $(GOTEST) ./test/e2e/...; \
 	fi
 

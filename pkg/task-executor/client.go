@@ -22,6 +22,9 @@ const DefaultTimeout = 10 * time.Second
 // ErrBodyTooLarge says that a response was larger than MaxBodyBytes and was not read to its end.
 var ErrBodyTooLarge = errors.New("response is larger than 1 MiB")
 
+// ErrRequestTooLarge says that a request would be larger than MaxBodyBytes and was not sent.
+var ErrRequestTooLarge = errors.New("request is larger than 1 MiB")
+
 // StatusError is an answer of an executor that isn't a success.
 type StatusError struct {
 	// Status is the HTTP status, such as 404.
@@ -233,7 +236,7 @@ func (c *Client) request(ctx context.Context, call call) (*http.Request, error) 
 			return nil, fmt.Errorf("encode request: %w", err)
 		}
 		if len(data) > MaxBodyBytes {
-			return nil, fmt.Errorf("encode request: %d bytes, the executor takes at most %d", len(data), MaxBodyBytes)
+			return nil, fmt.Errorf("encode request of %d bytes: %w", len(data), ErrRequestTooLarge)
 		}
 	}
 	req, err := http.NewRequestWithContext(ctx, call.method, c.baseURL+call.path, bytes.NewReader(data))

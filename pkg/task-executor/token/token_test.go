@@ -4,6 +4,7 @@ package token
 
 import (
 	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"strings"
@@ -230,6 +231,39 @@ func TestTheSigningKeyTurnsAndExecutorsFollow(t *testing.T) {
 	}
 	if last, _ := w.signer.signing(); last.header == first.header || last.key.Equal(first.key) {
 		t.Error("the signing key never changed")
+	}
+}
+
+// Each key signs for twelve hours, and what it signed last is good to its end; the root and the pod stay the same.
+func TestASigningKeySignsForTwelveHours(t *testing.T) {
+	w := newWorld(t)
+	key := func(raw string) string { // the certificate in the header
+		parsed, err := jwt.ParseSigned(raw, []jose.SignatureAlgorithm{algorithm})
+		if err != nil {
+			t.Fatal(err)
+		}
+		chains, err := parsed.Headers[0].Certificates(x509.VerifyOptions{
+			Roots: w.verifier.roots, CurrentTime: w.pods.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(chains[0][0].Raw)
+	}
+	first := key(w.sign(setTasks()))
+	w.signers.Step(signingTurn - time.Second)
+	w.pods.Step(signingTurn - time.Second)
+	last := w.sign(setTasks())
+	if key(last) != first {
+		t.Error("the key turned before its time")
+	}
+	w.signers.Step(time.Second)
+	w.pods.Step(time.Second)
+	if key(w.sign(setTasks())) == first {
+		t.Error("the key did not turn when it was time")
+	}
+	if err := w.accept(last, setTasks()); err != nil {
+		t.Errorf("the last call of the old key: %v", err)
 	}
 }
 
