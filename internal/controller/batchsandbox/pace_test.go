@@ -21,54 +21,51 @@ import (
 type burst struct {
 	*large
 	wakes chan struct{}
-	again *time.Timer // when the last reconcile asked for the next
+	again time.Time // when the last reconcile asked to be run again; zero for never
 	looks int
-	told  map[int]time.Time // when the status had the end of an index, with how many ends
-	sent  []time.Time       // when each task ended, by index
+	told  []time.Time // when the status had one more end
+	sent  []time.Time // when each task ended, by index
 }
 
-// inBurst runs a test on a batch of n running tasks, in a bubble whose time moves only where nothing can go on.
+// inBurst runs a test on a batch of n running tasks, in a bubble whose time moves only where the test lets it go on.
 func inBurst(t *testing.T, n int, f func(b *burst)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		b := &burst{large: makeLarge(t, clock.RealClock{}, n, func(*v1alpha1.BatchSandbox) {}), told: map[int]time.Time{}, sent: make([]time.Time, n)}
-		b.wakes = make(chan struct{}, 1)
-		b.r.runner.wake = func(types.NamespacedName) {
-			select {
-			case b.wakes <- struct{}{}:
-			default: // the queue has it already
-			}
+		b := &burst{
+			large: makeLarge(t, clock.RealClock{}, n, func(*v1alpha1.BatchSandbox) {}), wakes: make(chan struct{}, 1), sent: make([]time.Time, n),
 		}
-		b.again = time.NewTimer(time.Hour)
-		defer b.again.Stop()
+		b.r.runner.wake = func(types.NamespacedName) { b.wake() }
 		time.Sleep(time.Minute)
 		f(b)
 	})
 }
 
-// rest lets time pass, and the batch be looked at when it is due.
-func (b *burst) rest(d time.Duration) {
-	over := time.After(d)
-	for {
-		b.settle()
-		select {
-		case <-b.wakes:
-			b.look()
-		case <-b.again.C:
-			b.look()
-		case <-over:
-			b.settle()
-			return
-		}
+func (b *burst) wake() {
+	select {
+	case b.wakes <- struct{}{}:
+	default: // the queue has it already
 	}
 }
 
-// settle looks at the batch as often as it is asked to at once.
-func (b *burst) settle() {
+// goOn lets time pass, and reconciles whenever the controller would.
+func (b *burst) goOn(d time.Duration) {
+	deadline := time.Now().Add(d)
 	for {
 		synctest.Wait()
 		select {
 		case <-b.wakes:
+			b.look()
+			continue
+		default:
+		}
+		now, next := time.Now(), deadline
+		if !b.again.IsZero() && !b.again.After(deadline) {
+			next = b.again
+		}
+		switch {
+		case next.After(now):
+			b.sleepUntil(next)
+		case next.Equal(b.again):
 			b.look()
 		default:
 			return
@@ -76,23 +73,33 @@ func (b *burst) settle() {
 	}
 }
 
-func (b *burst) look() {
-	again := b.reconcile().RequeueAfter
-	b.looks++
-	for ended := len(b.told); ended < int(b.sb.Status.TaskSucceed); ended++ {
-		b.told[ended] = time.Now()
-	}
-	b.again.Stop()
-	if again > 0 {
-		b.again.Reset(again)
+// sleepUntil sleeps until then or until something wakes the batch, which it leaves for the next to see.
+func (b *burst) sleepUntil(then time.Time) {
+	timer := time.NewTimer(time.Until(then))
+	defer timer.Stop()
+	select {
+	case <-b.wakes:
+		b.wake()
+	case <-timer.C:
 	}
 }
 
-// succeed ends a task, and lets what follows at once come to rest.
+func (b *burst) look() {
+	b.again = time.Time{}
+	if again := b.reconcile().RequeueAfter; again > 0 {
+		b.again = time.Now().Add(again)
+	}
+	b.looks++
+	for len(b.told) < int(b.sb.Status.TaskSucceed) {
+		b.told = append(b.told, time.Now())
+	}
+}
+
+// succeed ends a task, and lets happen what follows at once.
 func (b *burst) succeed(index int) {
 	b.sent[index] = time.Now()
 	b.end(index, taskexecutor.Terminated{Reason: taskexecutor.ReasonCompleted})
-	b.settle()
+	b.goOn(0)
 }
 
 func (b *burst) wantWrites(t *testing.T, least, most int) {
@@ -112,7 +119,7 @@ func TestOneEndIsToldAtOnce(t *testing.T) {
 		if got := b.sb.Status.CompletedIndexes; got != "3" {
 			t.Errorf("completed %q", got)
 		}
-		b.rest(time.Minute)
+		b.goOn(time.Minute)
 		b.wantWrites(t, 1, 1)
 	})
 }
@@ -124,7 +131,7 @@ func TestAThousandEndsInASecondCostAHandfulOfWrites(t *testing.T) {
 		for i := range n {
 			b.succeed(i)
 			if i < n-1 {
-				b.rest(time.Second / n)
+				b.goOn(time.Second / n)
 			}
 		}
 		b.wantWrites(t, 8, 10) // the first, one every 125 ms, and the last
@@ -138,7 +145,7 @@ func TestAThousandEndsInASecondCostAHandfulOfWrites(t *testing.T) {
 			t.Errorf("condition %+v, completed %s: the last end is told at once", c, b.sb.Status.CompletedIndexes)
 		}
 		writes := b.statuses
-		b.rest(time.Minute)
+		b.goOn(time.Minute)
 		if b.statuses != writes {
 			t.Errorf("%d writes at rest", b.statuses-writes)
 		}
@@ -151,9 +158,9 @@ func TestNoEndWaitsLongerThanThePace(t *testing.T) {
 	inBurst(t, n, func(b *burst) {
 		for i := range ends {
 			b.succeed(i)
-			b.rest(2 * time.Millisecond)
+			b.goOn(2 * time.Millisecond)
 		}
-		b.rest(statusPace)
+		b.goOn(statusPace)
 		if len(b.told) != ends {
 			t.Fatalf("%d ends are told, want %d", len(b.told), ends)
 		}
@@ -174,7 +181,7 @@ func TestNoEndWaitsLongerThanThePace(t *testing.T) {
 func TestTheLastEndThatIsToComeIsToldAtOnce(t *testing.T) {
 	inBurst(t, 2, func(b *burst) {
 		b.succeed(0)
-		b.rest(time.Millisecond)
+		b.goOn(time.Millisecond)
 		b.succeed(1)
 		b.wantWrites(t, 2, 2)
 		if c := condition(b.sb, v1alpha1.ConditionTasksCompleted); c.Status != "True" {
