@@ -80,6 +80,13 @@ func newTransport(t *testing.T) *Transport {
 	return rt
 }
 
+// kept is the number of idle connections.
+func kept(rt *Transport) int {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	return len(rt.idle)
+}
+
 func TestCallsInARowShareAConnection(t *testing.T) {
 	var conns atomic.Int32
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -198,7 +205,7 @@ func TestAnswersThatAreNone(t *testing.T) {
 			if status, body, err := get(t.Context(), rt, url, "x"); err == nil {
 				t.Errorf("status %d, body %q, want an error", status, body)
 			}
-			if len(rt.idle) > 0 {
+			if kept(rt) > 0 {
 				t.Error("the connection is kept")
 			}
 		})
@@ -221,7 +228,7 @@ func TestConnectionsThatAreNotKept(t *testing.T) {
 			if status, body, err := get(t.Context(), rt, url, "x"); err != nil || status != 200 || body != "1" {
 				t.Errorf("status %d, body %q (%v), want 200 and 1", status, body, err)
 			}
-			if len(rt.idle) > 0 {
+			if kept(rt) > 0 {
 				t.Error("the connection is kept")
 			}
 		})
@@ -260,8 +267,8 @@ func TestNoConnectionIsKeptWhereThatIsNotWanted(t *testing.T) {
 	t.Cleanup(srv.Close)
 	rt := newTransport(t)
 	rt.DisableKeepAlives = true
-	if status, _, err := get(t.Context(), rt, srv.URL, ""); err != nil || status != http.StatusNotFound || len(rt.idle) > 0 {
-		t.Errorf("status %d, %d idle connections (%v), want 404 and none", status, len(rt.idle), err)
+	if status, _, err := get(t.Context(), rt, srv.URL, ""); err != nil || status != http.StatusNotFound || kept(rt) > 0 {
+		t.Errorf("status %d, %d idle connections (%v), want 404 and none", status, kept(rt), err)
 	}
 }
 
@@ -276,7 +283,7 @@ func TestIdleConnectionsAreClosedAfterAWhile(t *testing.T) {
 		}
 		rt.keep("a", near)
 		time.Sleep(idleTimeout + time.Second)
-		if len(rt.idle) > 0 || rt.take("a") != nil {
+		if kept(rt) > 0 || rt.take("a") != nil {
 			t.Error("it is kept after the time is over")
 		}
 		if _, err := far.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
