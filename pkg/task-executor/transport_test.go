@@ -80,6 +80,13 @@ func newTransport(t *testing.T) *Transport {
 	return rt
 }
 
+// kept is the number of idle connections.
+func kept(rt *Transport) int {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	return len(rt.idle)
+}
+
 func TestCallsInARowShareAConnection(t *testing.T) {
 	var conns atomic.Int32
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -112,7 +119,6 @@ func TestACallThatWaitsHasNoGoroutineBesideItsCaller(t *testing.T) {
 		<-answer
 		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 	})
-	before := runtime.NumGoroutine()
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if status, _, err := get(t.Context(), newTransport(t), url, "x"); err != nil || status != 200 {
@@ -120,8 +126,16 @@ func TestACallThatWaitsHasNoGoroutineBesideItsCaller(t *testing.T) {
 		}
 	})
 	<-arrived
-	if extra := runtime.NumGoroutine() - before; extra != 2 { // the caller, and who serves it
-		t.Errorf("%d goroutines more, want the caller's and its server's", extra)
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	involved := 0
+	for stack := range strings.SplitSeq(string(stacks), "\n\n") {
+		if strings.Contains(stack, "/pkg/task-executor.(*Transport)") || strings.Contains(stack, "/pkg/task-executor.exchange") {
+			involved++
+		}
+	}
+	if involved != 1 {
+		t.Errorf("%d goroutines deal with the call, want its caller alone:\n%s", involved, stacks)
 	}
 	close(answer)
 	wg.Wait()
@@ -198,7 +212,7 @@ func TestAnswersThatAreNone(t *testing.T) {
 			if status, body, err := get(t.Context(), rt, url, "x"); err == nil {
 				t.Errorf("status %d, body %q, want an error", status, body)
 			}
-			if len(rt.idle) > 0 {
+			if kept(rt) > 0 {
 				t.Error("the connection is kept")
 			}
 		})
@@ -221,7 +235,7 @@ func TestConnectionsThatAreNotKept(t *testing.T) {
 			if status, body, err := get(t.Context(), rt, url, "x"); err != nil || status != 200 || body != "1" {
 				t.Errorf("status %d, body %q (%v), want 200 and 1", status, body, err)
 			}
-			if len(rt.idle) > 0 {
+			if kept(rt) > 0 {
 				t.Error("the connection is kept")
 			}
 		})
@@ -260,8 +274,8 @@ func TestNoConnectionIsKeptWhereThatIsNotWanted(t *testing.T) {
 	t.Cleanup(srv.Close)
 	rt := newTransport(t)
 	rt.DisableKeepAlives = true
-	if status, _, err := get(t.Context(), rt, srv.URL, ""); err != nil || status != http.StatusNotFound || len(rt.idle) > 0 {
-		t.Errorf("status %d, %d idle connections (%v), want 404 and none", status, len(rt.idle), err)
+	if status, _, err := get(t.Context(), rt, srv.URL, ""); err != nil || status != http.StatusNotFound || kept(rt) > 0 {
+		t.Errorf("status %d, %d idle connections (%v), want 404 and none", status, kept(rt), err)
 	}
 }
 
@@ -276,7 +290,7 @@ func TestIdleConnectionsAreClosedAfterAWhile(t *testing.T) {
 		}
 		rt.keep("a", near)
 		time.Sleep(idleTimeout + time.Second)
-		if len(rt.idle) > 0 || rt.take("a") != nil {
+		if kept(rt) > 0 || rt.take("a") != nil {
 			t.Error("it is kept after the time is over")
 		}
 		if _, err := far.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {

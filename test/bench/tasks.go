@@ -61,6 +61,9 @@ func runTasks(ctx context.Context, e *env, s sizes) ([]report.Metric, error) {
 	if s.Pool == 0 {
 		s.Pool = s.N + s.N/50
 	}
+	if s.Pool < s.N {
+		return nil, fmt.Errorf("a pool of %d has no room for %d tasks: raise POOL or lower N", s.Pool, s.N)
+	}
 	host, err := e.executors()
 	if err != nil {
 		return nil, err
@@ -339,6 +342,7 @@ func (t *tasksRun) cpu() (controller, host time.Duration, err error) {
 
 // batch is a batch and what a watch has shown of it.
 type batch struct {
+	kind    string
 	name    string
 	uid     types.UID
 	created time.Time // just before it was asked for
@@ -364,7 +368,7 @@ func (t *tasksRun) create(ctx context.Context, kind string, command []string) (*
 	}
 	t.host.Clear()
 	ctx, cancel := context.WithCancel(ctx)
-	b := &batch{name: sb.Name, cancel: cancel, watched: make(chan struct{}), seen: map[int]time.Time{}}
+	b := &batch{kind: kind, name: sb.Name, cancel: cancel, watched: make(chan struct{}), seen: map[int]time.Time{}}
 	go func() {
 		defer close(b.watched)
 		err := follow(ctx, t.env, b.name, &v1alpha1.BatchSandboxList{}, b.see)
@@ -429,6 +433,7 @@ func (b *batch) allEnded() (bool, string) {
 // remove deletes a batch and waits until its pods are back.
 func (t *tasksRun) remove(ctx context.Context, b *batch) error {
 	b.stop()
+	begin := time.Now()
 	sb := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: benchNamespace, Name: b.name}}
 	if err := t.cluster.Client.Delete(ctx, sb); err != nil {
 		return fmt.Errorf("delete batch %s: %w", b.name, err)
@@ -440,5 +445,9 @@ func (t *tasksRun) remove(ctx context.Context, b *batch) error {
 	if err != nil {
 		return err
 	}
-	return t.poolReady(ctx)
+	if err := t.poolReady(ctx); err != nil {
+		return err
+	}
+	t.add(report.Metric{Key: b.kind + "Removed", What: "from the deletion of the batch of " + b.kind + " tasks until the pool is whole", Unit: "ms", Value: stats.Milliseconds(time.Since(begin))})
+	return nil
 }
