@@ -41,7 +41,7 @@ type kind struct {
 	want taskexecutor.Terminated
 }
 
-// kinds are all of them. The last ones are those of the last tasks, which the last life, that nobody kills, brings to their end.
+// kinds are all of them.
 func kinds() []kind {
 	nonZero := func(code int32, message string) taskexecutor.Terminated {
 		return taskexecutor.Terminated{ExitCode: code, Reason: taskexecutor.ReasonNonZeroExit, Message: message}
@@ -339,11 +339,15 @@ func (tr *trial) introduced() int {
 func nameOf(i int) string { return fmt.Sprintf("t%03d", i) }
 
 // desired is the set to ask for: tasks that were not seen to end, those that are kept for a while, and new ones, so many that
-// the kills are spread over all tasks.
+// the kills are spread over all tasks but one of each kind, which the last life, that nobody kills, brings to its end.
 func (tr *trial) desired() []taskexecutor.Task {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	for i := len(tr.result); i < min(tasks, (tr.killed+1)*tasks/kills); i++ {
+	most := tasks
+	if tr.killed < kills {
+		most = (tr.killed + 1) * (tasks - len(tr.kinds)) / kills
+	}
+	for i := len(tr.result); i < most; i++ {
 		tr.result[nameOf(i)] = &result{keep: i % 4}
 	}
 	var want []taskexecutor.Task
