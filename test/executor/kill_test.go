@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -217,7 +218,10 @@ func (tr *trial) up(ctx context.Context, l *life, n int) error {
 	if err := l.healthy(ctx, tr.client); err != nil {
 		return err
 	}
-	switch left, err := processesWith(tr.tag); {
+	left, err := processesWith(tr.tag)
+	// A call that was meant for the life before may have come late, and to this one.
+	left = slices.DeleteFunc(left, func(process string) bool { return l.started(process) })
+	switch {
 	case err != nil:
 		return err
 	case len(left) > 0:
@@ -347,9 +351,6 @@ func (tr *trial) desired() []taskexecutor.Task {
 	if tr.killed < kills {
 		most = (tr.killed + 1) * (tasks - len(tr.kinds)) / kills
 	}
-	for i := len(tr.result); i < most; i++ {
-		tr.result[nameOf(i)] = &result{keep: i % 4}
-	}
 	var want []taskexecutor.Task
 	for i := range len(tr.result) {
 		r, k := tr.result[nameOf(i)], tr.kinds[i%len(tr.kinds)]
@@ -360,6 +361,10 @@ func (tr *trial) desired() []taskexecutor.Task {
 			r.keep--
 		}
 		want = append(want, tr.task(i, k))
+	}
+	for i := len(tr.result); i < most && len(want) < taskexecutor.MaxTasks; i++ { // a slow machine falls behind the kills
+		tr.result[nameOf(i)] = &result{keep: i % 4}
+		want = append(want, tr.task(i, tr.kinds[i%len(tr.kinds)]))
 	}
 	return want
 }
