@@ -5,6 +5,7 @@
 package executor
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -202,6 +203,24 @@ func processesWith(traces ...string) ([]string, error) {
 		}
 	}
 	return found, nil
+}
+
+// started reports whether a process, as processesWith tells it, is a descendant of this life of the executor. What earlier lives
+// have left is none.
+func (l *life) started(process string) bool {
+	pid, _, _ := strings.Cut(process, " ")
+	for pid != "" && pid != "0" {
+		if pid == fmt.Sprint(l.cmd.Process.Pid) {
+			return true
+		}
+		data, _ := os.ReadFile("/proc/" + pid + "/stat") // gone meanwhile
+		fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+		if len(fields) < 2 {
+			return false
+		}
+		pid = fields[1]
+	}
+	return false
 }
 
 // childrenOf returns the stat lines of the children of a process, of those too that have ended and were not collected.
