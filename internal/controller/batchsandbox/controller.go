@@ -114,10 +114,11 @@ type memory struct {
 	letGo bool
 	// lastDelivery is when addresses were written last.
 	lastDelivery time.Time
-	// lostTries, losses and restarts are what happened to sandboxes and is being counted and told.
-	lostTries lostTries
-	losses    lossMemory
-	restarts  restartMemory
+	// retries are the tries of tasks that were decided on.
+	retries retryMemory
+	// losses and restarts are what happened to sandboxes and is being counted and told.
+	losses   lossMemory
+	restarts restartMemory
 	// tasks are whether the tasks can be run; they are immutable, but for their number.
 	tasksChecked int
 	tasksProblem *problem
@@ -299,6 +300,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	r.checkTasks(obs, m)
 	m.losses.note(obs)
+	judgeTries(obs, m.retries)
 	p := makePlan(obs)
 	if p.expired {
 		return ctrl.Result{}, r.expire(ctx, sb)
@@ -403,17 +405,27 @@ func (r *Reconciler) dispatch(obs *observed) {
 		if _, ended := obs.ends[i]; ended || !obs.hasTasks() || !obs.wanted(i) || !s.usable() || s.ip == "" {
 			continue
 		}
-		try := tryOf(&obs.sb.Status, i)
+		before := triesOf(&obs.sb.Status, i)
+		try := before.number()
 		if known := obs.tasks[i]; known.follows() && known.try == try && known.ip == s.ip {
 			continue
 		}
-		task, problem := desiredTask(obs.sb, i, try)
-		if problem != nil {
+		next, decided := obs.retries[i]
+		if decided && (next.number() != try || obs.now.Before(next.notBefore)) {
+			continue // not written yet, or not its time yet
+		}
+		run := run{try: try}
+		if !decided && before.failed > 0 {
+			run.wait = retryWait(before.failed - 1) // another controller decided on it, and may have dispatched it or not
+		}
+		var problem *problem
+		if run.task, problem = desiredTask(obs.sb, i, try); problem != nil {
 			continue // checkTasks tells of it
 		}
-		r.runner.Run(target{
+		r.runner.Resume(target{
 			batch: client.ObjectKeyFromObject(obs.sb), uid: obs.sb.UID, index: i, pod: s.podUID, ip: s.ip,
-		}, try, task)
+		}, run)
+		delete(obs.retries, i)
 	}
 }
 
@@ -483,7 +495,7 @@ func (r *Reconciler) remember(sb *v1alpha1.BatchSandbox) *memory {
 		if ok {
 			r.ledger.BatchGone(name)
 		}
-		m = &memory{uid: sb.UID, tasksChecked: -1}
+		m = &memory{uid: sb.UID, tasksChecked: -1, retries: retryMemory{}}
 		r.memories[name] = m
 	}
 	return m

@@ -49,8 +49,11 @@ type observed struct {
 	// restarts is what status.restarts should be.
 	restarts int32
 
-	// tasks are the states of the tasks that have not, as far as they are known.
+	// tasks are the states of the tasks that have not, as far as they are known. One of a try before the current one is past.
 	tasks map[int]taskState
+
+	// retries are the tries that were decided on and are not dispatched, by index.
+	retries retryMemory
 }
 
 // sandbox is one index of a batch.
@@ -127,9 +130,8 @@ func (r *Reconciler) observe(ctx context.Context, sb *v1alpha1.BatchSandbox) (*o
 	obs := &observed{sb: sb, now: r.clock.Now()}
 	obs.problem = validate(sb)
 	if obs.hasTasks() {
-		states := r.runner.states(sb.UID)
-		obs.ends = mergeEnds(sb, states)
-		obs.tasks = states
+		obs.ends = recordedEnds(&sb.Status)
+		obs.tasks = r.runner.states(sb.UID)
 	}
 	observePods := r.observeOwn
 	if obs.pooled() {

@@ -63,6 +63,9 @@ func (e *fakeExecutor) Set(_ context.Context, tasks []taskexecutor.Task) ([]task
 	if len(tasks) > 0 || !e.keeps {
 		e.tasks = append([]taskexecutor.Task(nil), tasks...)
 	}
+	e.rev++
+	close(e.changed)
+	e.changed = make(chan struct{})
 	return append([]taskexecutor.Task(nil), e.tasks...), nil
 }
 
