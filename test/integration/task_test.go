@@ -28,19 +28,31 @@ import (
 type executors struct {
 	s   *space
 	dir string
+
+	mu    sync.Mutex
+	lives map[types.UID]*exec.Cmd // by pod, the one that runs
 }
 
-func (s *space) startExecutors() {
+func (s *space) startExecutors() *executors {
 	s.t.Helper()
 	w, err := s.client.Watch(s.ctx, &corev1.PodList{}, client.InNamespace(s.name))
 	s.must(err)
-	e := &executors{s: s, dir: s.t.TempDir()}
+	e := &executors{s: s, dir: s.t.TempDir(), lives: map[types.UID]*exec.Cmd{}}
 	var wg sync.WaitGroup
 	wg.Go(func() { e.follow(w) })
 	s.t.Cleanup(func() {
 		w.Stop()
 		wg.Wait()
 	})
+	return e
+}
+
+// kill ends the executor of a pod with SIGKILL; it is started again, and finds its records.
+func (e *executors) kill(pod types.UID) {
+	e.s.t.Helper()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.s.must(e.lives[pod].Process.Kill())
 }
 
 // follow runs one executor per pod until the pod goes, and all until the watch ends.
@@ -78,7 +90,13 @@ func (e *executors) run(ctx context.Context, pod *corev1.Pod) {
 			"-listen-addr", pod.Status.PodIP+":5758", "-data-dir", filepath.Join(e.dir, string(pod.UID)), "-enable-sidecar-mode=false")
 		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 		cmd.WaitDelay = settleTime
-		_ = cmd.Run()
+		e.mu.Lock()
+		err := cmd.Start()
+		e.lives[pod.UID] = cmd
+		e.mu.Unlock()
+		if err == nil {
+			_ = cmd.Wait()
+		}
 		if ctx.Err() == nil {
 			time.Sleep(100 * time.Millisecond)
 		}
