@@ -396,14 +396,19 @@ func (r *Reconciler) forgetReleased(obs *observed) {
 	}
 }
 
-// dispatch has the tasks of held sandboxes run. It comes after the report, so that the number of the try is durable.
+// dispatch has the tasks of held sandboxes run. It comes after the allocation and the report, so that the sandbox and the number
+// of the try are durable.
 func (r *Reconciler) dispatch(obs *observed) {
 	if obs.problem != nil {
 		return
 	}
+	told := ownEndpoints(obs.sb)
 	for i, s := range obs.sandboxes {
 		if _, ended := obs.ends[i]; ended || !obs.hasTasks() || !obs.wanted(i) || !s.usable() || s.ip == "" {
 			continue
+		}
+		if !obs.pooled() && (i >= len(told) || told[i] != s.ip) {
+			continue // a pod of its own tells that it had a task by its address, and of a pool by its name
 		}
 		before := triesOf(&obs.sb.Status, i)
 		try := before.number()
@@ -411,7 +416,7 @@ func (r *Reconciler) dispatch(obs *observed) {
 			continue
 		}
 		next, decided := obs.retries[i]
-		if decided && (next.number() != try || obs.now.Before(next.notBefore)) {
+		if decided && (next.before != before || obs.now.Before(next.notBefore)) {
 			continue // not written yet, or not its time yet
 		}
 		run := run{try: try}

@@ -46,6 +46,9 @@ type observed struct {
 	// inherits: some of the ends are an older controller's, and stand in no list of the status yet.
 	inherits bool
 
+	// endpoints are the addresses that a batch with tasks and without pool tells, by index.
+	endpoints []string
+
 	// restarts is what status.restarts should be.
 	restarts int32
 
@@ -54,6 +57,9 @@ type observed struct {
 
 	// retries are the tries that were decided on and are not dispatched, by index.
 	retries retryMemory
+
+	// withdrawn is what the status is to have of tries of indexes beyond replicas.
+	withdrawn map[int]tries
 }
 
 // sandbox is one index of a batch.
@@ -132,6 +138,7 @@ func (r *Reconciler) observe(ctx context.Context, sb *v1alpha1.BatchSandbox) (*o
 	if obs.hasTasks() {
 		obs.ends = recordedEnds(&sb.Status)
 		obs.tasks = r.runner.states(sb.UID)
+		obs.endpoints = ownEndpoints(sb)
 	}
 	observePods := r.observeOwn
 	if obs.pooled() {

@@ -23,20 +23,24 @@ const (
 
 // tries are those of one index that are over and were not its last.
 type tries struct {
-	failed, lost int32 // at least 0
+	failed, lost, withdrawn int32 // at least 0
+	// lostWith is the trace of the sandbox that the last lost try was lost with, until the next one is begun there.
+	lostWith string
 }
 
 // number is that of the try which follows, from 1.
-func (t tries) number() int { return 1 + int(t.failed) + int(t.lost) }
+func (t tries) number() int { return 1 + int(t.failed) + int(t.lost) + int(t.withdrawn) }
 
-// covers says that these are at least those, in both counts.
-func (t tries) covers(o tries) bool { return t.failed >= o.failed && t.lost >= o.lost }
+// covers says that these are at least those, in every count.
+func (t tries) covers(o tries) bool {
+	return t.failed >= o.failed && t.lost >= o.lost && t.withdrawn >= o.withdrawn
+}
 
 // triesOf is what the status has of one index. Counts below 0 were not written by a controller and are none.
 func triesOf(status *v1alpha1.BatchSandboxStatus, index int) tries {
 	for i := range status.TaskTries {
 		if t := &status.TaskTries[i]; int(t.Index) == index {
-			return tries{failed: max(0, t.Failed), lost: max(0, t.Lost)}
+			return tries{failed: max(0, t.Failed), lost: max(0, t.Lost), withdrawn: max(0, t.Withdrawn), lostWith: t.LostWith}
 		}
 	}
 	return tries{}
@@ -48,9 +52,11 @@ func setTries(status *v1alpha1.BatchSandboxStatus, index int, t tries) {
 		return cmp.Compare(t.Index, index)
 	})
 	if !found {
-		status.TaskTries = slices.Insert(status.TaskTries, at, v1alpha1.TaskTries{Index: int32(index)}) //nolint:gosec // an index is below replicas, an int32
+		status.TaskTries = slices.Insert(status.TaskTries, at, v1alpha1.TaskTries{})
 	}
-	status.TaskTries[at].Failed, status.TaskTries[at].Lost = t.failed, t.lost
+	status.TaskTries[at] = v1alpha1.TaskTries{
+		Index: int32(index), Failed: t.failed, Lost: t.lost, Withdrawn: t.withdrawn, LostWith: t.lostWith, //nolint:gosec // an index is below replicas, an int32
+	}
 }
 
 // tryOf is the number of the current try of an index, from 1.
@@ -76,12 +82,12 @@ func nextTry(before tries, reason string, backoffLimit int32) (after tries, wait
 	switch reason {
 	case v1alpha1.TaskReasonNonZeroExit, v1alpha1.TaskReasonTimedOut:
 		if before.failed < backoffLimit {
-			after.failed++
+			after.failed, after.lostWith = before.failed+1, ""
 			return after, retryWait(before.failed), true
 		}
 	case v1alpha1.TaskReasonSandboxLost, v1alpha1.TaskReasonExecutorLost:
 		if before.lost < v1alpha1.MaxLostTries {
-			after.lost++
+			after.lost, after.lostWith = before.lost+1, ""
 			return after, 0, true
 		}
 	}
@@ -136,43 +142,92 @@ func lostWith(why string) *taskexecutor.Terminated {
 // judgeTries decides what becomes of the tasks whose current try is over: into obs.ends go those that have come to their end,
 // into obs.retries those that are run again:
 //
-//	| the current try                          | its sandbox | the try is                              |
-//	| stands in the status as ended            | -           | past: nothing is decided                |
-//	| decided on, not dispatched               | -           | not begun: it goes where the sandbox is |
-//	| ended, its executor says                 | -           | over, as the executor says              |
-//	| dispatched, or may have been by another  | lost        | over: SandboxLost                       |
-//	| controller                               |             |                                         |
-//	| any other                                | -           | not over                                |
+//	| the current try                           | its sandbox | the try is                              |
+//	| stands in the status as ended             | -           | past: nothing is decided                |
+//	| decided on, not dispatched                | -           | not begun: it goes where the sandbox is |
+//	| ended, its executor says                  | -           | over, as the executor says              |
+//	| dispatched, or may have been by another   | lost        | over: SandboxLost                       |
+//	| controller: something durable tells of    |             |                                         |
+//	| the sandbox                               |             |                                         |
+//	| follows one that was lost with this very  | lost        | not begun                               |
+//	| sandbox                                   | usable      | not begun: it begins there when the     |
+//	|                                           |             | status doesn't say so any more          |
+//	| any other                                 | -           | not over                                |
+//
+// Into obs.withdrawn go the tries of indexes that are not asked for any more.
 func judgeTries(obs *observed, pending retryMemory) {
 	obs.retries = pending
 	if !obs.hasTasks() {
 		return
 	}
 	for i := range obs.replicas() {
-		before := triesOf(&obs.sb.Status, i)
 		if _, ended := obs.ends[i]; ended {
 			delete(pending, i)
 			continue
 		}
-		if p, waits := pending[i]; waits && p.before.covers(before) {
-			continue
+		before := triesOf(&obs.sb.Status, i)
+		next, waits := pending[i]
+		if waits = waits && next.before.covers(before); !waits {
+			delete(pending, i)
+			obs.judgeTry(i, before)
 		}
-		delete(pending, i)
-		state := obs.tasks[i]
-		end := state.end
-		switch {
-		case state.phase == taskEnded && state.try == before.number():
-		case obs.losesTry(i):
-			end = lostWith(obs.sandboxes[i].why)
-		default:
-			continue
+		if next, waits = pending[i]; waits && obs.isBack(i, next.before) {
+			next.before.lostWith = ""
+			pending[i] = next
 		}
-		obs.judge(i, before, end)
+	}
+	withdrawTries(obs)
+}
+
+// judgeTry decides what becomes of a try that is not known to have to be begun.
+func (o *observed) judgeTry(index int, before tries) {
+	state := o.tasks[index]
+	switch {
+	case state.phase == taskEnded && state.try == before.number():
+		o.decide(index, before, state.end)
+	case o.losesTry(index, before):
+		o.decide(index, before, lostWith(o.sandboxes[index].why))
+	case o.isBack(index, before):
+		o.retries[index] = retry{before: before, notBefore: o.now}
 	}
 }
 
-// judge notes what follows a try that is over.
-func (o *observed) judge(index int, before tries, how *taskexecutor.Terminated) {
+// losesTry says that the current try of an index without a usable sandbox may have been begun: something durable tells of
+// the sandbox, and not that the try before was lost with it, or somebody still follows the try there.
+func (o *observed) losesTry(index int, before tries) bool {
+	s, task := o.sandboxes[index], o.tasks[index]
+	if s.usable() || s.givenBack {
+		return false
+	}
+	trace := o.trace(index)
+	return (trace != "" && trace != before.lostWith) || (task.follows() && task.try == before.number())
+}
+
+// isBack says that the sandbox with which the last lost try was lost is usable again, as when its node is back.
+func (o *observed) isBack(index int, before tries) bool {
+	s := o.sandboxes[index]
+	is := s.podName
+	if !o.pooled() {
+		is = s.ip
+	}
+	return is != "" && is == before.lostWith && s.usable()
+}
+
+// trace is what tells, whatever becomes of the controller, that a sandbox was told to run the task of an index: the pod that
+// the batch names, or the address that it tells. No task is dispatched before that is written. "" for none.
+func (o *observed) trace(index int) string {
+	switch {
+	case o.pooled() && index < len(o.sandboxes):
+		return o.sandboxes[index].podName
+	case !o.pooled() && index < len(o.endpoints):
+		return o.endpoints[index]
+	default:
+		return ""
+	}
+}
+
+// decide notes what follows a try that is over.
+func (o *observed) decide(index int, before tries, how *taskexecutor.Terminated) {
 	end := endOf(index, taskState{try: before.number(), end: how})
 	if end.ok {
 		o.ends[index] = end
@@ -184,8 +239,39 @@ func (o *observed) judge(index int, before tries, how *taskexecutor.Terminated) 
 		o.ends[index] = end
 		return
 	}
+	if !o.sandboxes[index].usable() {
+		after.lostWith = o.trace(index)
+	}
 	o.retries[index] = retry{
 		before: after, notBefore: o.now.Add(wait), why: whyAgain(end.failed, after, wait, limit),
+	}
+}
+
+// withdrawTries counts a try of every index beyond replicas whose task has ended, or may have been begun and is not being
+// stopped yet: should the index be asked for again, it runs another try. Counted twice, as when the controller is
+// restarted, it skips a number and nothing else.
+func withdrawTries(obs *observed) {
+	withdraw := func(index int) {
+		before := triesOf(&obs.sb.Status, index)
+		if next, waits := obs.retries[index]; waits && next.before.covers(before) {
+			before = next.before // maybe not begun, but it may have landed
+		}
+		before.withdrawn, before.lostWith = before.withdrawn+1, ""
+		obs.withdrawn[index] = before
+		delete(obs.retries, index)
+	}
+	obs.withdrawn = map[int]tries{}
+	for index, end := range obs.ends {
+		if index >= obs.replicas() && end.recorded {
+			withdraw(index)
+		}
+	}
+	for index := obs.replicas(); index < len(obs.sandboxes); index++ {
+		task, known := obs.tasks[index]
+		_, counted := obs.withdrawn[index]
+		if stopping := known && task.try == 0; !counted && !stopping && obs.trace(index) != "" {
+			withdraw(index)
+		}
 	}
 }
 
@@ -212,13 +298,6 @@ func whyAgain(f *v1alpha1.FailedTask, after tries, wait time.Duration, limit int
 	}
 }
 
-// losesTry says that the task of an index without a usable sandbox may have been started: its pod is still named, or
-// somebody still follows it there.
-func (o *observed) losesTry(index int) bool {
-	s, task := o.sandboxes[index], o.tasks[index]
-	return !s.usable() && !s.givenBack && (s.podName != "" || task.follows())
-}
-
 // waiting is the first try that waits for its time or its sandbox, in words, and the number of the others; "" for none.
 func (o *observed) waiting() (why string, others int) {
 	for _, index := range sortedIndexes(o.retries) {
@@ -236,21 +315,24 @@ func (o *observed) waiting() (why string, others int) {
 // noteTries writes into a status the tries that were decided on.
 func (o *observed) noteTries(status *v1alpha1.BatchSandboxStatus) {
 	for _, index := range sortedIndexes(o.retries) {
-		setTries(status, index, o.retries[index].before)
+		if index < o.replicas() {
+			setTries(status, index, o.retries[index].before)
+		}
+	}
+	for _, index := range sortedIndexes(o.withdrawn) {
+		setTries(status, index, o.withdrawn[index])
 	}
 }
 
-// recordTries writes what became of the tries of lost sandboxes, before another sandbox gets the next one, or the pod that tells
-// of the try is not named any more. Other tries and ends are written with the rest of the status.
-func (r *Reconciler) recordTries(ctx context.Context, obs *observed, unserved []int, m *memory) (recorded bool, err error) {
-	if !obs.hasTasks() {
-		return false, nil
-	}
-	news := false
+// recordTries writes what became of the tries of lost sandboxes, before another sandbox gets the next one, or what tells of the
+// try is gone, and of those that are taken back, before they are stopped. Other tries and ends are written with the rest
+// of the status. It says whether there were ends among them.
+func (r *Reconciler) recordTries(ctx context.Context, obs *observed, unserved []int, m *memory) (ends bool, err error) {
+	news := len(obs.withdrawn) > 0
 	for _, index := range unserved {
 		end, ended := obs.ends[index]
-		again, waits := obs.retries[index]
-		news = news || (ended && !end.recorded) || (waits && again.before != triesOf(&obs.sb.Status, index))
+		next, again := obs.retries[index]
+		news = news || (ended && !end.recorded) || (again && next.before != triesOf(&obs.sb.Status, index))
 	}
 	if !news {
 		return false, nil
@@ -260,16 +342,17 @@ func (r *Reconciler) recordTries(ctx context.Context, obs *observed, unserved []
 	if err := r.patchStatus(ctx, obs, status, m); err != nil {
 		return false, err
 	}
+	clear(obs.withdrawn)
 	for index, end := range obs.ends {
-		recorded = recorded || !end.recorded
+		ends = ends || !end.recorded
 		end.recorded = true
 		obs.ends[index] = end
 	}
 	for _, index := range unserved {
-		if _, waits := obs.retries[index]; waits {
+		if _, again := obs.retries[index]; again {
 			r.runner.Forget(obs.sb.UID, index)
 			delete(obs.tasks, index)
 		}
 	}
-	return recorded, nil
+	return ends, nil
 }

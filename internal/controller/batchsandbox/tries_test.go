@@ -3,6 +3,8 @@
 package batchsandbox
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -15,10 +17,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"pgregory.net/rapid"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/scheduler"
 	taskexecutor "opensandbox.io/controller/pkg/task-executor"
+	"opensandbox.io/controller/test/wrappers"
 )
 
 func TestNextTry(t *testing.T) {
@@ -102,7 +106,7 @@ func TestTriesInTheStatus(t *testing.T) {
 			t.Errorf("try of index %d is %d, want %d", index, got, want)
 		}
 	}
-	setTries(status, 1, tries{2, 4})
+	setTries(status, 1, tries{failed: 2, lost: 4})
 	setTries(status, 0, tries{lost: 1})
 	setTries(status, 3, tries{failed: 1})
 	want := []v1alpha1.TaskTries{{Index: 0, Lost: 1}, {Index: 1, Failed: 2, Lost: 4}, {Index: 3, Failed: 1}, {Index: 5, Failed: -1, Lost: math.MinInt32}}
@@ -140,14 +144,14 @@ func TestJudgeTries(t *testing.T) {
 		"the end of a try before this one is past":               {sandbox: readySandbox("p"), task: endedAs(1, "NonZeroExit"), tries: used(1, 0)},
 		"so is a success of it":                                  {sandbox: readySandbox("p"), task: endedAs(1, "Completed"), tries: used(0, 1)},
 		"one that lost its executor is run again at once":        {sandbox: readySandbox("p"), task: endedAs(1, "ExecutorLost"), want: "try 2 (0 failed, 1 lost) in 0s"},
-		"one that lost its sandbox is run again at once":         {sandbox: lostSandbox("p"), task: taskState{phase: taskRunning, try: 1}, want: "try 2 (0 failed, 1 lost) in 0s"},
-		"so is one whose sandbox is gone":                        {sandbox: goneSandbox("p"), task: taskState{phase: taskRunning, try: 1}, want: "try 2 (0 failed, 1 lost) in 0s"},
+		"one that lost its sandbox is run again at once":         {sandbox: lostSandbox("p"), task: taskState{phase: taskRunning, try: 1}, want: "try 2 (0 failed, 1 lost) in 0s, lost with p"},
+		"so is one whose sandbox is gone":                        {sandbox: goneSandbox("p"), task: taskState{phase: taskRunning, try: 1}, want: "try 2 (0 failed, 1 lost) in 0s, lost with p"},
 		"and one whose pod vanished":                             {task: taskState{phase: taskRunning, try: 1}, want: "try 2 (0 failed, 1 lost) in 0s"},
-		"one that another controller may have run is lost":       {sandbox: lostSandbox("p"), want: "try 2 (0 failed, 1 lost) in 0s"},
+		"one that another controller may have run is lost":       {sandbox: lostSandbox("p"), want: "try 2 (0 failed, 1 lost) in 0s, lost with p"},
 		"an index that never had a sandbox lost nothing":         {},
 		"one whose task was stopped before lost nothing":         {task: taskState{phase: taskStopped}},
 		"one that an older controller gave back lost nothing":    {sandbox: given},
-		"an end that was seen counts, not that the sandbox went": {sandbox: lostSandbox("p"), task: endedAs(1, "NonZeroExit"), want: "try 2 (1 failed, 0 lost) in 1s"},
+		"an end that was seen counts, not that the sandbox went": {sandbox: lostSandbox("p"), task: endedAs(1, "NonZeroExit"), want: "try 2 (1 failed, 0 lost) in 1s, lost with p"},
 		"the fourth loss is the end":                             {sandbox: lostSandbox("p"), tries: used(0, 3), want: "SandboxLost at try 4"},
 		"a try that was not begun goes on in another sandbox": {
 			sandbox: lostSandbox("p"), task: endedAs(1, "NonZeroExit"), tries: used(1, 0),
@@ -156,6 +160,22 @@ func TestJudgeTries(t *testing.T) {
 		"one that was decided on and may not be written yet stays": {
 			sandbox: lostSandbox("p"), task: endedAs(1, "NonZeroExit"),
 			pending: retryMemory{0: {before: tries{failed: 1}, notBefore: noon.Add(time.Second)}}, want: "try 2 (1 failed, 0 lost) in 1s",
+		},
+		"a loss that another controller has counted counts once": {
+			sandbox: lostSandbox("p"), tries: []v1alpha1.TaskTries{{Lost: 1, LostWith: "p"}},
+		},
+		"the loss of another sandbox counts after it": {
+			sandbox: lostSandbox("q"), tries: []v1alpha1.TaskTries{{Lost: 1, LostWith: "p"}}, want: "try 3 (0 failed, 2 lost) in 0s, lost with q",
+		},
+		"a try that runs in the sandbox that was lost before is lost with it": {
+			sandbox: lostSandbox("p"), tries: used(0, 1), task: taskState{phase: taskRunning, try: 2}, want: "try 3 (0 failed, 2 lost) in 0s, lost with p",
+		},
+		"a sandbox that is back is noted before the try begins there": {
+			sandbox: readySandbox("p"), tries: []v1alpha1.TaskTries{{Lost: 1, LostWith: "p"}}, want: "try 2 (0 failed, 1 lost) in 0s",
+		},
+		"so it is by the controller that counted": {
+			sandbox: readySandbox("p"), tries: []v1alpha1.TaskTries{{Lost: 1, LostWith: "p"}},
+			pending: retryMemory{0: {before: tries{lost: 1, lostWith: "p"}, notBefore: noon}}, want: "try 2 (0 failed, 1 lost) in 0s",
 		},
 		"one that is past in the status is forgotten": {
 			sandbox: readySandbox("p"), task: taskState{phase: taskRunning, try: 3}, tries: used(1, 1), pending: retryMemory{0: {before: tries{failed: 1}}},
@@ -166,7 +186,7 @@ func TestJudgeTries(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			limit := int32(2)
-			sb := makeBatch("b").Task("true").TaskSpec(func(s *v1alpha1.TaskSpec) { s.BackoffLimit = &limit }).Obj()
+			sb := makeBatch("b").Pool("p").Task("true").TaskSpec(func(s *v1alpha1.TaskSpec) { s.BackoffLimit = &limit }).Obj()
 			sb.Status.TaskTries = c.tries
 			obs := &observed{
 				sb: sb, now: noon, sandboxes: []sandbox{c.sandbox}, tasks: map[int]taskState{0: c.task}, ends: map[int]taskEnd{},
@@ -200,7 +220,11 @@ func judgement(obs *observed) string {
 	case ended:
 		return fmt.Sprintf("%s at try %d", end.failed.Reason, end.failed.Tries)
 	case again:
-		return fmt.Sprintf("try %d (%d failed, %d lost) in %s", next.number(), next.before.failed, next.before.lost, next.notBefore.Sub(obs.now))
+		how := fmt.Sprintf("try %d (%d failed, %d lost) in %s", next.number(), next.before.failed, next.before.lost, next.notBefore.Sub(obs.now))
+		if next.before.lostWith != "" {
+			how += ", lost with " + next.before.lostWith
+		}
+		return how
 	default:
 		return ""
 	}
@@ -213,9 +237,9 @@ func TestWhyAgain(t *testing.T) {
 		after tries
 	}{
 		"index 3 failed with exit code 1, try 2 of 4 follows after 4s":         {v1alpha1.FailedTask{Index: 3, Reason: "NonZeroExit", ExitCode: &code}, tries{failed: 1}},
-		"index 3 was ended by signal 9, try 3 of 5 follows after 4s":           {v1alpha1.FailedTask{Index: 3, Reason: "NonZeroExit", ExitCode: &code, Signal: 9}, tries{1, 1}},
+		"index 3 was ended by signal 9, try 3 of 5 follows after 4s":           {v1alpha1.FailedTask{Index: 3, Reason: "NonZeroExit", ExitCode: &code, Signal: 9}, tries{failed: 1, lost: 1}},
 		"index 3 ran too long, try 2 of 4 follows after 4s":                    {v1alpha1.FailedTask{Index: 3, Reason: "TimedOut"}, tries{failed: 1}},
-		"index 3 lost its sandbox (1 of at most 3 times), try 3 follows":       {v1alpha1.FailedTask{Index: 3, Reason: "SandboxLost"}, tries{1, 1}},
+		"index 3 lost its sandbox (1 of at most 3 times), try 3 follows":       {v1alpha1.FailedTask{Index: 3, Reason: "SandboxLost"}, tries{failed: 1, lost: 1}},
 		"index 3 lost its task-executor (3 of at most 3 times), try 4 follows": {v1alpha1.FailedTask{Index: 3, Reason: "ExecutorLost"}, tries{lost: 3}},
 	} {
 		if got := whyAgain(&c.f, c.after, 4*time.Second, 3); got != want {
@@ -364,7 +388,7 @@ func TestAnIndexThatLostAllItsTriesHasFailedAndItsSandboxIsReplacedUnderRetainAl
 					w.setPods(failedStatus, fmt.Sprintf("p-%d", i))
 					w.goesOn(time.Second)
 				}
-				w.wantTries(v1alpha1.TaskTries{Lost: 3})
+				w.wantTries(v1alpha1.TaskTries{Lost: 3, LostWith: "p-2"})
 				want := []v1alpha1.FailedTask{{Reason: "SandboxLost", Message: "the sandbox was lost: failed", Tries: 4}}
 				if diff := cmp.Diff(want, w.batch().Status.FailedTasks); diff != "" {
 					t.Errorf("failures (-want +got):\n%s", diff)
@@ -400,6 +424,13 @@ func TestATryThatWaitsIsNotLostWithItsSandbox(t *testing.T) {
 	})
 }
 
+// dies ends the controller, and starts another one that finds what that one left.
+func (w *world) dies() {
+	w.t.Helper()
+	w.runner.ForgetBatch("uid-b")
+	w.startAgain()
+}
+
 // A controller that starts while a try waits asks the executor whether it was begun.
 func TestAfterARestartATryThatWaitsBeginsItsWaitAnewAndOneThatRunsIsFollowed(t *testing.T) {
 	inWorld(t, func(w *world) {
@@ -408,14 +439,14 @@ func TestAfterARestartATryThatWaitsBeginsItsWaitAnewAndOneThatRunsIsFollowed(t *
 		w.settled()
 		w.executor("10.0.0.10").becomes(failed1)
 		w.goesOn(500 * time.Millisecond)
-		w.startAgain()
+		w.dies()
 		w.goesOn(900 * time.Millisecond)
 		w.wantRan("10.0.0.10", "1")
 		w.goesOn(200 * time.Millisecond)
 		w.wantRan("10.0.0.10", "1 2")
 		w.executor("10.0.0.10").becomes(running)
 		w.goesOn(time.Second)
-		w.startAgain()
+		w.dies()
 		w.goesOn(100 * time.Millisecond)
 		if s := w.batch().Status; s.TaskRunning != 1 {
 			t.Errorf("status %+v, want it to run", s)
@@ -425,6 +456,134 @@ func TestAfterARestartATryThatWaitsBeginsItsWaitAnewAndOneThatRunsIsFollowed(t *
 		w.wantRan("10.0.0.10", "1 2")
 		w.wantCondition(v1alpha1.ConditionTasksCompleted, "True/TasksSucceeded")
 	})
+}
+
+// A controller that counts a loss and dies leaves the next one a batch that still names the lost pod.
+func TestALossThatWasCountedCountsOnceThoughTheControllerDies(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.addPool(v1alpha1.RecycleNoop, 2)
+		w.create(pooledBatch(1).Task("true").Obj())
+		w.settled()
+		w.setPods(failedStatus, "p-0")
+		w.onPatch = func(context.Context, client.WithWatch, client.Object, client.Patch) error { return errors.New("dead") }
+		if _, err := w.tryReconcile(); err == nil {
+			t.Error("the replacement can't be written, and that is no error")
+		}
+		w.onPatch = nil
+		w.dies()
+		w.goesOn(time.Second)
+		w.wantAnnotation(v1alpha1.AllocStatusAnnotation, `{"pods":["p-1"]}`)
+		w.wantTries(v1alpha1.TaskTries{Lost: 1, LostWith: "p-0"})
+		w.wantRan("10.0.0.11", "2")
+	})
+}
+
+// The end of the last try stands in the status before the batch names another pod: after a crash in between the try would be
+// run again there.
+func TestAnEndIsWrittenBeforeItsSandboxIsReplaced(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.addPool(v1alpha1.RecycleNoop, 2)
+		w.create(pooledBatch(1).Task("true").Obj())
+		w.settled()
+		w.executor("10.0.0.10").becomes(completed)
+		w.setPods(failedStatus, "p-0")
+		w.onPatch = func(ctx context.Context, c client.WithWatch, obj client.Object, p client.Patch) error {
+			if done := w.batch().Status.CompletedIndexes; done != "0" {
+				t.Errorf("the replacement is written while the status has the ends %q", done)
+			}
+			return c.Patch(ctx, obj, p)
+		}
+		w.goesOn(time.Second)
+		w.wantAnnotation(v1alpha1.AllocStatusAnnotation, `{"pods":["p-1"]}`)
+		w.wantRan("10.0.0.11", "")
+	})
+}
+
+// A batch without pool has nothing but its endpoints to tell a new controller that a pod which is gone had a task.
+func TestATaskWhosePodVanishedWhileNoControllerRanHasLostATry(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.create(wrappers.MakeBatch(namespace, "b").UID("uid-b").Container("sandbox").Task("true").Obj())
+		w.settled()
+		w.setPods(func(int) corev1.PodStatus { return readyStatus("10.0.0.10") }, "b-0")
+		w.goesOn(time.Second)
+		w.wantRan("10.0.0.10", "1")
+		w.removePod("b-0")
+		w.dies()
+		w.goesOn(time.Second)
+		w.wantTries(v1alpha1.TaskTries{Lost: 1, LostWith: "10.0.0.10"})
+		w.setPods(func(int) corev1.PodStatus { return readyStatus("10.0.0.10") }, w.podNames())
+		w.goesOn(time.Second)
+		w.wantRan("10.0.0.10", "1 2")
+		w.wantTries(v1alpha1.TaskTries{Lost: 1}) // the address is in use again
+	})
+}
+
+func TestAPodThatNeverHadAnAddressHasLostNoTry(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.create(wrappers.MakeBatch(namespace, "b").UID("uid-b").Container("sandbox").Task("true").Obj())
+		for range 6 {
+			w.settled()
+			w.setPods(failedStatus, w.podNames())
+			w.goesOn(time.Minute)
+		}
+		w.wantTries()
+	})
+}
+
+// A try that is stopped because replicas are lowered is over: where they are raised again the index begins another one.
+func TestAnIndexThatIsAskedForAgainRunsAnotherTry(t *testing.T) {
+	scale := func(w *world, n int32) {
+		w.edit(func(sb *v1alpha1.BatchSandbox) { sb.Spec.Replicas = &n })
+	}
+	for name, c := range map[string]struct {
+		ends bool // before replicas are lowered
+		soon bool // raised again before the sandbox is given back
+		dies bool // the controller, while the task is stopped
+		want int32
+	}{
+		"after it was given back while its task ran":                {want: 1},
+		"after it was given back when its task had ended":           {ends: true, want: 1},
+		"before it was given back":                                  {soon: true, want: 1},
+		"before it was given back, by another controller":           {soon: true, dies: true, want: 1},
+		"after another controller had given it back (counts twice)": {dies: true, want: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.addPool(v1alpha1.RecycleNoop, 2)
+				w.create(pooledBatch(1).Task("true").Obj())
+				w.settled()
+				executor := w.executor("10.0.0.10")
+				executor.becomes(running)
+				if c.ends {
+					executor.becomes(completed)
+				}
+				w.goesOn(time.Second)
+				executor.keeps = true
+				scale(w, 0)
+				w.goesOn(time.Second)
+				if c.dies {
+					w.dies()
+				}
+				if !c.soon {
+					w.goesOn(time.Second)
+					executor.change(func() { executor.tasks, executor.keeps = nil, false })
+					w.goesOn(time.Second)
+					w.wantAnnotation(v1alpha1.AllocStatusAnnotation, `{"pods":[]}`)
+				}
+				scale(w, 1)
+				executor.change(func() { executor.tasks, executor.keeps = nil, false })
+				w.goesOn(5 * time.Second)
+				w.wantTries(v1alpha1.TaskTries{Withdrawn: c.want})
+				again := fmt.Sprint(1 + c.want)
+				if got := strings.TrimPrefix(w.ran("10.0.0.10"), "1") + w.ran("10.0.0.11"); strings.TrimSpace(got) != again {
+					t.Errorf("then it ran the tries %q, want %s", got, again)
+				}
+				if s := w.batch().Status; s.CompletedIndexes != "" || s.TaskPending != 1 {
+					t.Errorf("status %+v, want it to be run", s)
+				}
+			})
+		})
+	}
 }
 
 // The status has the try before it is run, and the end of the last before its sandbox is named no more.
