@@ -103,6 +103,8 @@ func (w *world) kubelets() bool {
 		switch {
 		case pod.DeletionTimestamp != nil:
 			w.server.kill(pod.Name)
+		case w.hasLeftovers(pod):
+			w.leftoversEnd(pod)
 		case w.recycles(pod):
 			w.restart(pod, w.drawRestart())
 		case starts(pod):
