@@ -399,39 +399,45 @@ func (r *Reconciler) forgetReleased(obs *observed) {
 // dispatch has the tasks of held sandboxes run. It comes after the allocation and the report, so that the sandbox and the number
 // of the try are durable.
 func (r *Reconciler) dispatch(obs *observed) {
-	if obs.problem != nil {
+	if obs.problem != nil || !obs.hasTasks() {
 		return
 	}
 	told := ownEndpoints(obs.sb)
 	for i, s := range obs.sandboxes {
-		if _, ended := obs.ends[i]; ended || !obs.hasTasks() || !obs.wanted(i) || !s.usable() || s.ip == "" {
+		if _, ended := obs.ends[i]; ended || !obs.wanted(i) || !s.usable() || s.ip == "" {
 			continue
 		}
 		if !obs.pooled() && (i >= len(told) || told[i] != s.ip) {
 			continue // a pod of its own tells that it had a task by its address, and of a pool by its name
 		}
-		before := triesOf(&obs.sb.Status, i)
-		try := before.number()
-		if known := obs.tasks[i]; known.follows() && known.try == try && known.ip == s.ip {
+		run, due := obs.dueRun(i)
+		if !due {
 			continue
-		}
-		next, decided := obs.retries[i]
-		if decided && (next.before != before || obs.now.Before(next.notBefore)) {
-			continue // not written yet, or not its time yet
-		}
-		run := run{try: try}
-		if !decided && before.failed > 0 {
-			run.wait = retryWait(before.failed - 1) // another controller decided on it, and may have dispatched it or not
-		}
-		var problem *problem
-		if run.task, problem = desiredTask(obs.sb, i, try); problem != nil {
-			continue // checkTasks tells of it
 		}
 		r.runner.Resume(target{
 			batch: client.ObjectKeyFromObject(obs.sb), uid: obs.sb.UID, index: i, pod: s.podUID, ip: s.ip,
 		}, run)
 		delete(obs.retries, i)
 	}
+}
+
+// dueRun is the try that is to be dispatched to the sandbox of an index; false for none.
+func (o *observed) dueRun(index int) (run, bool) {
+	before := triesOf(&o.sb.Status, index)
+	due := run{try: before.number()}
+	if known := o.tasks[index]; known.follows() && known.try == due.try && known.ip == o.sandboxes[index].ip {
+		return due, false
+	}
+	next, decided := o.retries[index]
+	switch {
+	case decided && (next.before != before || o.now.Before(next.notBefore)):
+		return due, false // not written yet, or not its time yet
+	case !decided && before.failed > 0:
+		due.wait = retryWait(before.failed - 1) // another controller decided on it, and may have dispatched it or not
+	}
+	var problem *problem
+	due.task, problem = desiredTask(o.sb, index, due.try)
+	return due, problem == nil // checkTasks tells of a problem
 }
 
 func (r *Reconciler) expire(ctx context.Context, sb *v1alpha1.BatchSandbox) error {

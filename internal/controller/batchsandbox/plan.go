@@ -4,6 +4,7 @@ package batchsandbox
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -54,14 +55,13 @@ func makePlan(obs *observed) plan {
 		case s.usable():
 		default:
 			p.unserved = append(p.unserved, i)
-			if _, ended := obs.ends[i]; !ended || !obs.releases() {
-				p.missing = append(p.missing, i) // else it is given back as soon as the end is recorded
-			}
+			p.missing = append(p.missing, i)
 			if s.pod != nil && s.pod.DeletionTimestamp == nil {
 				p.discard = append(p.discard, s.pod)
 			}
 		}
 	}
+	p.missing = slices.DeleteFunc(p.missing, obs.isOver)
 	p.discard = append(p.discard, obs.surplus...)
 	if obs.pooled() {
 		planDemand(obs, &p)
@@ -69,12 +69,23 @@ func makePlan(obs *observed) plan {
 	if p.problem != nil {
 		p.missing = nil
 	}
+	p.lookAtRetries(obs)
+	return p
+}
+
+// isOver says that an index is given back as soon as the end of its task is recorded.
+func (o *observed) isOver(index int) bool {
+	_, ended := o.ends[index]
+	return ended && o.releases()
+}
+
+// lookAtRetries has the batch looked at again when the next try may begin that waits.
+func (p *plan) lookAtRetries(obs *observed) {
 	for _, next := range obs.retries {
 		if obs.now.Before(next.notBefore) {
 			p.lookAt(next.notBefore)
 		}
 	}
-	return p
 }
 
 // planEnd says whether the batch's time is over: expireTime, or ttlSecondsAfterFinished after its last task.

@@ -46,7 +46,7 @@ type decided struct {
 }
 
 func decidedOf(p plan) decided {
-	d := decided{Expired: p.expired, Missing: p.missing, Release: p.release}
+	d := decided{Expired: p.expired, Missing: append([]int(nil), p.missing...), Release: p.release}
 	if p.problem != nil {
 		d.Problem = p.problem.condition + "/" + p.problem.reason
 	}

@@ -151,9 +151,7 @@ func (r *Runner) clear(ctx context.Context, client Executor, s *session, w run) 
 			tasks, rev, err = client.Wait(ctx, since, unreachableAfter)
 		}
 		if err != nil {
-			if r.clock.Since(heard) >= unknownAfter {
-				r.report(s, taskState{phase: taskUnknown, try: w.try, err: silence(err)})
-			}
+			r.reportSilence(s, heard, err)
 			asked, since = false, ""
 			r.pause(ctx, backoff.Step())
 			continue
@@ -307,9 +305,7 @@ func (r *Runner) watch(ctx context.Context, client Executor, s *session, w watch
 			r.report(s, taskState{phase: taskEnded, try: try, end: refusedTask(err)})
 			return
 		case err != nil:
-			if r.clock.Since(heard) >= unknownAfter {
-				r.report(s, taskState{phase: taskUnknown, try: try, err: silence(err)})
-			}
+			r.reportSilence(s, heard, err)
 			r.pause(ctx, backoff.Step())
 			continue
 		}
@@ -339,6 +335,13 @@ func (r *Runner) watch(ctx context.Context, client Executor, s *session, w watch
 		case answers.tooMuch(heard):
 			r.pause(ctx, hastyPause)
 		}
+	}
+}
+
+// reportSilence tells that an executor was not heard for too long.
+func (r *Runner) reportSilence(s *session, heard time.Time, err error) {
+	if r.clock.Since(heard) >= unknownAfter {
+		r.report(s, taskState{phase: taskUnknown, try: s.try, err: silence(err)})
 	}
 }
 

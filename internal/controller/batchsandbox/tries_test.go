@@ -518,6 +518,26 @@ func TestATaskWhosePodVanishedWhileNoControllerRanHasLostATry(t *testing.T) {
 	})
 }
 
+// Addresses are told at most every 250 ms; until then nothing durable would tell that the task was begun.
+func TestATaskOfABatchWithoutPoolIsDispatchedWhenItsAddressIsTold(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.create(wrappers.MakeBatch(namespace, "b").UID("uid-b").Container("sandbox").Replicas(3).Task("true").Obj())
+		w.settled()
+		time.Sleep(time.Second)
+		for i, ip := range []string{"10.0.0.10", "10.0.0.11"} {
+			w.setPods(func(int) corev1.PodStatus { return readyStatus(ip) }, fmt.Sprintf("b-%d", i))
+			w.reconcile()
+			if n, want := w.executor(ip).setCount(), 1-i; n != want {
+				t.Errorf("the executor at %s was told %d times what to run, want %d", ip, n, want)
+			}
+		}
+		w.goesOn(pace)
+		if n := w.executor("10.0.0.11").setCount(); n != 1 {
+			t.Errorf("the second executor was told %d times what to run once its address is told", n)
+		}
+	})
+}
+
 func TestAPodThatNeverHadAnAddressHasLostNoTry(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.create(wrappers.MakeBatch(namespace, "b").UID("uid-b").Container("sandbox").Task("true").Obj())
