@@ -318,7 +318,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	r.tellMishaps(obs, m)
 	r.forgetReleased(obs)
-	r.dispatch(obs)
+	if err := r.dispatch(ctx, obs, &out); err != nil {
+		return ctrl.Result{}, err
+	}
 	labelAgain, err := r.label(ctx, obs, m)
 	if err != nil {
 		return ctrl.Result{}, err
@@ -378,7 +380,7 @@ func (r *Reconciler) checkTasks(obs *observed, m *memory) {
 	if n := obs.replicas(); m.tasksChecked != n {
 		m.tasksChecked, m.tasksProblem = n, nil
 		for index := 0; index < n && m.tasksProblem == nil; index++ {
-			_, m.tasksProblem = desiredTask(obs.sb, index, 1)
+			_, _, m.tasksProblem = desiredTask(obs.sb, index, 1)
 			if index >= len(obs.sb.Spec.ShardTaskPatches) {
 				break // the rest are alike
 			}
@@ -398,11 +400,11 @@ func (r *Reconciler) forgetReleased(obs *observed) {
 
 // dispatch has the tasks of held sandboxes run. It comes after the allocation and the report, so that the sandbox and the number
 // of the try are durable.
-func (r *Reconciler) dispatch(obs *observed) {
+func (r *Reconciler) dispatch(ctx context.Context, obs *observed, out *outcome) error {
 	if obs.problem != nil || !obs.hasTasks() {
-		return
+		return nil
 	}
-	told := ownEndpoints(obs.sb)
+	told, all := ownEndpoints(obs.sb), allTries(&obs.sb.Status)
 	for i, s := range obs.sandboxes {
 		if _, ended := obs.ends[i]; ended || !obs.wanted(i) || !s.usable() || s.ip == "" {
 			continue
@@ -410,34 +412,42 @@ func (r *Reconciler) dispatch(obs *observed) {
 		if !obs.pooled() && (i >= len(told) || told[i] != s.ip) {
 			continue // a pod of its own tells that it had a task by its address, and of a pool by its name
 		}
-		run, due := obs.dueRun(i)
+		run, fields, due := obs.dueRun(i, all[i])
 		if !due {
 			continue
+		}
+		switch err := r.fill(ctx, obs, i, fields, run.task.Process.Env); {
+		case errors.Is(err, errPodNotSeen):
+			out.retryIn(staleRetry)
+			continue
+		case err != nil:
+			return err
 		}
 		r.runner.Resume(target{
 			batch: client.ObjectKeyFromObject(obs.sb), uid: obs.sb.UID, index: i, pod: s.podUID, ip: s.ip,
 		}, run)
 		delete(obs.retries, i)
 	}
+	return nil
 }
 
-// dueRun is the try that is to be dispatched to the sandbox of an index; false for none.
-func (o *observed) dueRun(index int) (run, bool) {
-	before := triesOf(&o.sb.Status, index)
+// dueRun is the try that is to be dispatched to the sandbox of an index, and the fields of its pod that it takes; false for none. before are the
+// tries that the status has.
+func (o *observed) dueRun(index int, before tries) (run, []fieldRef, bool) {
 	due := run{try: before.number()}
 	if known := o.tasks[index]; known.follows() && known.try == due.try && known.ip == o.sandboxes[index].ip {
-		return due, false
+		return due, nil, false
 	}
 	next, decided := o.retries[index]
 	switch {
 	case decided && (next.before != before || o.now.Before(next.notBefore)):
-		return due, false // not written yet, or not its time yet
+		return due, nil, false // not written yet, or not its time yet
 	case !decided && before.failed > 0:
 		due.wait = retryWait(before.failed - 1) // another controller decided on it, and may have dispatched it or not
 	}
-	var problem *problem
-	due.task, problem = desiredTask(o.sb, index, due.try)
-	return due, problem == nil // checkTasks tells of a problem
+	task, fields, problem := desiredTask(o.sb, index, due.try)
+	due.task = task
+	return due, fields, problem == nil // checkTasks tells of a problem
 }
 
 func (r *Reconciler) expire(ctx context.Context, sb *v1alpha1.BatchSandbox) error {
@@ -449,11 +459,13 @@ func (r *Reconciler) expire(ctx context.Context, sb *v1alpha1.BatchSandbox) erro
 	return nil
 }
 
-// statusPace is the least time between two writes of a status of which only numbers differ.
-const statusPace = 100 * time.Millisecond
+// statusPace is the least time between two writes of a status of which only numbers differ, and between two looks at a
+// batch for the sake of its tasks alone. It leaves half of the quarter of a second, within which an end is to be told, to
+// the look, the write and a busy API server.
+const statusPace = 125 * time.Millisecond
 
 // report writes the status if it changed, and tells of a new problem. A status of which only numbers differ is written at
-// most every 100 ms, so that a thousand pods that become Ready cost a few writes. It returns when to look again: after
+// most every statusPace, so that a thousand pods that become Ready cost a few writes. It returns when to look again: after
 // that wait, or at once where ends were recorded that may release sandboxes or start the time to live.
 func (r *Reconciler) report(ctx context.Context, obs *observed, p plan, out outcome, m *memory) (again time.Duration, err error) {
 	m.restarts.note(obs)
@@ -469,21 +481,37 @@ func (r *Reconciler) report(ctx context.Context, obs *observed, p plan, out outc
 	}
 	r.events.problemFound(obs.sb, &before, firstProblem(p.problem, out.problem, p.setAside))
 	r.events.tasksCompleted(obs.sb, &before)
-	for _, end := range obs.ends {
-		if !end.recorded {
-			return time.Millisecond, nil
-		}
+	if obs.endsMatter() {
+		return time.Millisecond, nil
 	}
 	return 0, nil
+}
+
+// endsMatter says that ends were recorded just now which change the plan: sandboxes are to be given back, or the batch is to be
+// deleted some time later.
+func (o *observed) endsMatter() bool {
+	if _, ok := ttlEnd(o.sb); !ok && !o.releases() {
+		return false
+	}
+	for _, end := range o.ends {
+		if !end.recorded {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *Reconciler) patchStatus(ctx context.Context, obs *observed, status *v1alpha1.BatchSandboxStatus, m *memory) error {
 	if equality.Semantic.DeepEqual(&obs.sb.Status, status) {
 		return nil
 	}
-	patched := obs.sb.DeepCopy()
+	// The patch is made of the status alone: the rest of a large batch takes longer to compare than all else that a write costs.
+	before := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{
+		Namespace: obs.sb.Namespace, Name: obs.sb.Name, UID: obs.sb.UID, ResourceVersion: obs.sb.ResourceVersion,
+	}, Status: obs.sb.Status}
+	patched := before.DeepCopy()
 	patched.Status = *status
-	if err := r.client.Status().Patch(ctx, patched, client.MergeFromWithOptions(obs.sb, client.MergeFromWithOptimisticLock{})); err != nil {
+	if err := r.client.Status().Patch(ctx, patched, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
 		if apierrors.IsNotFound(err) {
 			return errGone
 		}

@@ -3,10 +3,9 @@
 package batchsandbox
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
+	"maps"
 	"time"
 
 	"opensandbox.io/controller/api/v1alpha1"
@@ -36,32 +35,30 @@ func (t tries) covers(o tries) bool {
 	return t.failed >= o.failed && t.lost >= o.lost && t.withdrawn >= o.withdrawn
 }
 
-// triesOf is what the status has of one index. Counts below 0 were not written by a controller and are none.
-func triesOf(status *v1alpha1.BatchSandboxStatus, index int) tries {
+// allTries are what the status has, by index. Counts below 0 were not written by a controller and are none.
+func allTries(status *v1alpha1.BatchSandboxStatus) map[int]tries {
+	all := make(map[int]tries, len(status.TaskTries))
 	for i := range status.TaskTries {
-		if t := &status.TaskTries[i]; int(t.Index) == index {
-			return tries{failed: max(0, t.Failed), lost: max(0, t.Lost), withdrawn: max(0, t.Withdrawn), lostWith: t.LostWith}
-		}
+		t := &status.TaskTries[i]
+		all[int(t.Index)] = tries{failed: max(0, t.Failed), lost: max(0, t.Lost), withdrawn: max(0, t.Withdrawn), lostWith: t.LostWith}
 	}
-	return tries{}
+	return all
 }
 
-// setTries writes what the status has of one index, in order of the indexes.
-func setTries(status *v1alpha1.BatchSandboxStatus, index int, t tries) {
-	at, found := slices.BinarySearchFunc(status.TaskTries, int32(index), func(t v1alpha1.TaskTries, index int32) int { //nolint:gosec // an index is below replicas, an int32
-		return cmp.Compare(t.Index, index)
-	})
-	if !found {
-		status.TaskTries = slices.Insert(status.TaskTries, at, v1alpha1.TaskTries{})
+// addTries writes what changed of some indexes into a status, which lists all in order.
+func addTries(status *v1alpha1.BatchSandboxStatus, changed map[int]tries) {
+	if len(changed) == 0 {
+		return
 	}
-	status.TaskTries[at] = v1alpha1.TaskTries{
-		Index: int32(index), Failed: t.failed, Lost: t.lost, Withdrawn: t.withdrawn, LostWith: t.lostWith, //nolint:gosec // an index is below replicas, an int32
+	all := allTries(status)
+	maps.Copy(all, changed)
+	status.TaskTries = make([]v1alpha1.TaskTries, 0, len(all))
+	for _, index := range sortedIndexes(all) {
+		t := all[index]
+		status.TaskTries = append(status.TaskTries, v1alpha1.TaskTries{
+			Index: int32(index), Failed: t.failed, Lost: t.lost, Withdrawn: t.withdrawn, LostWith: t.lostWith, //nolint:gosec // an index is below replicas, an int32
+		})
 	}
-}
-
-// tryOf is the number of the current try of an index, from 1.
-func tryOf(status *v1alpha1.BatchSandboxStatus, index int) int {
-	return triesOf(status, index).number()
 }
 
 // nextTry decides what follows a try that is over: the end of the task, or another try after a wait. before are the tries
@@ -160,12 +157,13 @@ func judgeTries(obs *observed, pending retryMemory) {
 	if !obs.hasTasks() {
 		return
 	}
+	all := allTries(&obs.sb.Status)
 	for i := range obs.replicas() {
 		if _, ended := obs.ends[i]; ended {
 			delete(pending, i)
 			continue
 		}
-		before := triesOf(&obs.sb.Status, i)
+		before := all[i]
 		next, waits := pending[i]
 		if waits = waits && next.before.covers(before); !waits {
 			delete(pending, i)
@@ -176,7 +174,7 @@ func judgeTries(obs *observed, pending retryMemory) {
 			pending[i] = next
 		}
 	}
-	withdrawTries(obs)
+	withdrawTries(obs, all)
 }
 
 // judgeTry decides what becomes of a try that is not known to have to be begun.
@@ -250,9 +248,9 @@ func (o *observed) decide(index int, before tries, how *taskexecutor.Terminated)
 // withdrawTries counts a try of every index beyond replicas whose task has ended, or may have been begun and is not being
 // stopped yet: should the index be asked for again, it runs another try. Counted twice, as when the controller is
 // restarted, it skips a number and nothing else.
-func withdrawTries(obs *observed) {
+func withdrawTries(obs *observed, all map[int]tries) {
 	withdraw := func(index int) {
-		before := triesOf(&obs.sb.Status, index)
+		before := all[index]
 		if next, waits := obs.retries[index]; waits && next.before.covers(before) {
 			before = next.before // maybe not begun, but it may have landed
 		}
@@ -314,14 +312,16 @@ func (o *observed) waiting() (why string, others int) {
 
 // noteTries writes into a status the tries that were decided on.
 func (o *observed) noteTries(status *v1alpha1.BatchSandboxStatus) {
-	for _, index := range sortedIndexes(o.retries) {
+	changed := maps.Clone(o.withdrawn)
+	for index, next := range o.retries {
+		if changed == nil {
+			changed = make(map[int]tries, len(o.retries))
+		}
 		if index < o.replicas() {
-			setTries(status, index, o.retries[index].before)
+			changed[index] = next.before
 		}
 	}
-	for _, index := range sortedIndexes(o.withdrawn) {
-		setTries(status, index, o.withdrawn[index])
-	}
+	addTries(status, changed)
 }
 
 // recordTries writes what became of the tries of lost sandboxes, before another sandbox gets the next one, or what tells of the
@@ -329,10 +329,11 @@ func (o *observed) noteTries(status *v1alpha1.BatchSandboxStatus) {
 // of the status. It says whether there were ends among them.
 func (r *Reconciler) recordTries(ctx context.Context, obs *observed, unserved []int, m *memory) (ends bool, err error) {
 	news := len(obs.withdrawn) > 0
+	all := allTries(&obs.sb.Status)
 	for _, index := range unserved {
 		end, ended := obs.ends[index]
 		next, again := obs.retries[index]
-		news = news || (ended && !end.recorded) || (again && next.before != triesOf(&obs.sb.Status, index))
+		news = news || (ended && !end.recorded) || (again && next.before != all[index])
 	}
 	if !news {
 		return false, nil

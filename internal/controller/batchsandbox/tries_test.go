@@ -87,9 +87,9 @@ func TestTheTriesOfATaskAreBounded(t *testing.T) {
 			}
 			status := &v1alpha1.BatchSandboxStatus{}
 			if used != (tries{}) {
-				setTries(status, 4, used)
+				addTries(status, map[int]tries{4: used})
 			}
-			if got := triesOf(status, 4); got != used {
+			if got := allTries(status)[4]; got != used {
 				t.Fatalf("%+v is read back as %+v", used, got)
 			}
 		}
@@ -100,21 +100,19 @@ func TestTheTriesOfATaskAreBounded(t *testing.T) {
 }
 
 func TestTriesInTheStatus(t *testing.T) {
-	status := &v1alpha1.BatchSandboxStatus{TaskTries: []v1alpha1.TaskTries{{Index: 1, Failed: 2, Lost: 3}, {Index: 5, Failed: -1, Lost: math.MinInt32}}}
+	status := &v1alpha1.BatchSandboxStatus{TaskTries: []v1alpha1.TaskTries{{Index: 5, Failed: -1, Lost: math.MinInt32}, {Index: 1, Failed: 2, Lost: 3}}}
 	for index, want := range map[int]int{0: 1, 1: 6, 2: 1, 5: 1} {
-		if got := tryOf(status, index); got != want {
+		if got := allTries(status)[index].number(); got != want {
 			t.Errorf("try of index %d is %d, want %d", index, got, want)
 		}
 	}
-	setTries(status, 1, tries{failed: 2, lost: 4})
-	setTries(status, 0, tries{lost: 1})
-	setTries(status, 3, tries{failed: 1})
-	want := []v1alpha1.TaskTries{{Index: 0, Lost: 1}, {Index: 1, Failed: 2, Lost: 4}, {Index: 3, Failed: 1}, {Index: 5, Failed: -1, Lost: math.MinInt32}}
+	addTries(status, map[int]tries{3: {failed: 1}, 1: {failed: 2, lost: 4}, 0: {lost: 1}})
+	want := []v1alpha1.TaskTries{{Index: 0, Lost: 1}, {Index: 1, Failed: 2, Lost: 4}, {Index: 3, Failed: 1}, {Index: 5}}
 	if diff := cmp.Diff(want, status.TaskTries); diff != "" {
 		t.Errorf("tries (-want +got):\n%s", diff)
 	}
 	status.TaskTries[0] = v1alpha1.TaskTries{Failed: math.MaxInt32, Lost: math.MaxInt32}
-	if got := tryOf(status, 0); got <= 0 {
+	if got := allTries(status)[0].number(); got <= 0 {
 		t.Errorf("try %d", got)
 	}
 }
@@ -447,7 +445,8 @@ func TestAfterARestartATryThatWaitsBeginsItsWaitAnewAndOneThatRunsIsFollowed(t *
 		w.executor("10.0.0.10").becomes(running)
 		w.goesOn(time.Second)
 		w.dies()
-		w.goesOn(100 * time.Millisecond)
+		w.goesOn(time.Second)
+		w.goesOn(time.Second) // nothing wakes the batch here when the executor has answered
 		if s := w.batch().Status; s.TaskRunning != 1 {
 			t.Errorf("status %+v, want it to run", s)
 		}
