@@ -115,11 +115,11 @@ func (a *audit) checkTries(before, after *v1alpha1.BatchSandbox) {
 	}
 }
 
-// checkFailed checks that the try that was the current one failed by itself.
+// checkFailed checks that the try that was the current one failed by itself. The one after it may have been withdrawn since.
 func (a *audit) checkFailed(sb *v1alpha1.BatchSandbox, index int, was v1alpha1.TaskTries) {
 	now := triesOf(sb, index)
 	name := nameOfTry(sb.UID, index, currentTry(was))
-	if how := a.ends[name]; currentTry(now) != currentTry(was)+1 || (how != taskexecutor.ReasonNonZeroExit && how != taskexecutor.ReasonTimedOut) {
+	if how := a.ends[name]; now.Failed != was.Failed+1 || now.Lost != was.Lost || (how != taskexecutor.ReasonNonZeroExit && how != taskexecutor.ReasonTimedOut) {
 		a.w.fail("index %d of batch %s goes from %+v to %+v, and try %s ended as %q", index, sb.Name, was, now, name, how)
 	}
 }
