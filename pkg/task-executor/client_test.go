@@ -226,6 +226,13 @@ func TestClientErrors(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a request that no executor would take is not sent", func(t *testing.T) {
+		c := serve(t, func(http.ResponseWriter, *http.Request) { t.Error("it was sent") })
+		large := Task{Name: "a", Process: Process{Command: []string{"echo"}, Args: []string{strings.Repeat("x", MaxBodyBytes)}}}
+		if _, err := c.Set(t.Context(), []Task{large}); !errors.Is(err, ErrRequestTooLarge) {
+			t.Errorf("error %v, want ErrRequestTooLarge", err)
+		}
+	})
 	t.Run("a malformed URL is an error of the call", func(t *testing.T) {
 		if err := New("http://%zz").Health(t.Context()); err == nil {
 			t.Error("want an error")

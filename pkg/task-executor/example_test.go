@@ -100,6 +100,49 @@ func ExampleClient_Set_stop() {
 	// known: false
 }
 
+// A name stands for one run: setting the same task again changes nothing, and another process under a known name is refused.
+func ExampleIsConflict() {
+	url, stop := startExecutor(nil)
+	defer stop()
+	ctx := context.Background()
+	client := taskexecutor.New(url)
+	defer client.CloseIdleConnections()
+
+	try := func(greeting string) taskexecutor.Task {
+		return taskexecutor.Task{Name: "greet-1", Process: taskexecutor.Process{Command: []string{"echo"}, Args: []string{greeting}}}
+	}
+	for _, greeting := range []string{"hello", "hello", "good evening"} {
+		_, err := client.Set(ctx, []taskexecutor.Task{try(greeting)})
+		fmt.Println("taken:", err == nil, "conflict:", taskexecutor.IsConflict(err))
+	}
+	known, err := client.GetTask(ctx, "greet-1")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("it runs with:", known.Process.Args[0])
+	// Output:
+	// taken: true conflict: false
+	// taken: true conflict: false
+	// taken: false conflict: true
+	// it runs with: hello
+}
+
+// Errors say whether the executor answered, and what: a task that is wrong is never taken, however often it is sent.
+func ExampleStatusError() {
+	url, stop := startExecutor(nil)
+	defer stop()
+	client := taskexecutor.New(url)
+	defer client.CloseIdleConnections()
+
+	_, err := client.Set(context.Background(), []taskexecutor.Task{{Name: "empty"}})
+	var refused *taskexecutor.StatusError
+	if errors.As(err, &refused) {
+		fmt.Println(refused.Status, refused.Message)
+	}
+	// Output: 400 invalid: task 0: "empty": process.command must name a program
+}
+
 // An executor that knows the controller's root takes calls with its tokens only.
 func ExampleWithTokens() {
 	const podUID = "11111111-2222-3333-4444-555555555555"

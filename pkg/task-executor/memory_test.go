@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"time"
 
 	"opensandbox.io/controller/internal/task-executor/server"
@@ -48,6 +49,9 @@ func (m *memory) Set(want []taskexecutor.Task) ([]taskexecutor.Task, error) {
 	list := []taskexecutor.Task{}
 	for _, wanted := range want {
 		if i := m.find(wanted.Name); i >= 0 {
+			if !reflect.DeepEqual(wanted.Process, m.list[i].Process) {
+				return nil, fmt.Errorf("%w: task %q is known with another process; choose another name", task.ErrConflict, wanted.Name)
+			}
 			wanted = m.list[i]
 		}
 		if wanted.ProcessStatus == nil {

@@ -43,5 +43,9 @@ func start(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	return run(ctx, opts)
+	err = run(ctx, opts)
+	if ctx.Err() != nil {
+		return errors.Join(errors.New("interrupted"), err)
+	}
+	return err
 }

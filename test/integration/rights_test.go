@@ -65,15 +65,26 @@ func (s *space) deployRights() {
 		if obj.GetName() == systemNamespace || strings.HasPrefix(obj.GetName(), "opensandbox-") {
 			kinds = append(kinds, obj.GetKind())
 		}
-		if err := s.client.Create(s.ctx, obj); err != nil && !apierrors.IsAlreadyExists(err) {
-			s.t.Fatal(err)
-		}
+		s.apply(obj)
 	}
 	for _, kind := range []string{"Namespace", "ServiceAccount", "ClusterRoleBinding", "Role", "RoleBinding"} {
 		if !strings.Contains(strings.Join(kinds, " "), kind) {
 			s.t.Errorf("config/default has no %s of the controller; there are %v", kind, kinds)
 		}
 	}
+}
+
+// apply makes an object as it is, whatever an earlier run has left of it.
+func (s *space) apply(obj *unstructured.Unstructured) {
+	s.t.Helper()
+	err := s.client.Create(s.ctx, obj)
+	if apierrors.IsAlreadyExists(err) {
+		existing := obj.DeepCopy()
+		s.must(s.client.Get(s.ctx, client.ObjectKeyFromObject(obj), existing))
+		obj.SetResourceVersion(existing.GetResourceVersion())
+		err = s.client.Update(s.ctx, obj)
+	}
+	s.must(err)
 }
 
 // asController returns a client with the rights of the controller's account.

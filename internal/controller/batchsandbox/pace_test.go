@@ -20,6 +20,8 @@ import (
 // reconcile asked to be.
 type burst struct {
 	*large
+	wakes chan struct{}
+	again *time.Timer // when the last reconcile asked for the next
 	looks int
 	told  map[int]time.Time // when the status had the end of an index, with how many ends
 	sent  []time.Time       // when each task ended, by index
@@ -29,47 +31,60 @@ type burst struct {
 func inBurst(t *testing.T, n int, f func(b *burst)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		b := &burst{large: makeLarge(t, clock.RealClock{}, n, func(*v1alpha1.BatchSandbox) {}), sent: make([]time.Time, n)}
-		wakes := make(chan struct{}, 1)
+		b := &burst{large: makeLarge(t, clock.RealClock{}, n, func(*v1alpha1.BatchSandbox) {}), told: map[int]time.Time{}, sent: make([]time.Time, n)}
+		b.wakes = make(chan struct{}, 1)
 		b.r.runner.wake = func(types.NamespacedName) {
 			select {
-			case wakes <- struct{}{}:
+			case b.wakes <- struct{}{}:
 			default: // the queue has it already
 			}
 		}
+		b.again = time.NewTimer(time.Hour)
+		defer b.again.Stop()
 		time.Sleep(time.Minute)
-		stop := make(chan struct{})
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			b.run(wakes, stop)
-		}()
 		f(b)
-		close(stop)
-		<-done
 	})
 }
 
-func (b *burst) run(wakes <-chan struct{}, stop <-chan struct{}) {
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	b.told = map[int]time.Time{}
+// rest lets time pass, and the batch be looked at when it is due.
+func (b *burst) rest(d time.Duration) {
+	over := time.After(d)
 	for {
+		b.settle()
 		select {
-		case <-wakes:
-		case <-timer.C:
-		case <-stop:
+		case <-b.wakes:
+			b.look()
+		case <-b.again.C:
+			b.look()
+		case <-over:
+			b.settle()
 			return
 		}
-		again := b.reconcile().RequeueAfter
-		b.looks++
-		for ended := len(b.told); ended < int(b.sb.Status.TaskSucceed); ended++ {
-			b.told[ended] = time.Now()
+	}
+}
+
+// settle looks at the batch as often as it is asked to at once.
+func (b *burst) settle() {
+	for {
+		synctest.Wait()
+		select {
+		case <-b.wakes:
+			b.look()
+		default:
+			return
 		}
-		timer.Stop()
-		if again > 0 {
-			timer.Reset(again)
-		}
+	}
+}
+
+func (b *burst) look() {
+	again := b.reconcile().RequeueAfter
+	b.looks++
+	for ended := len(b.told); ended < int(b.sb.Status.TaskSucceed); ended++ {
+		b.told[ended] = time.Now()
+	}
+	b.again.Stop()
+	if again > 0 {
+		b.again.Reset(again)
 	}
 }
 
@@ -77,7 +92,7 @@ func (b *burst) run(wakes <-chan struct{}, stop <-chan struct{}) {
 func (b *burst) succeed(index int) {
 	b.sent[index] = time.Now()
 	b.end(index, taskexecutor.Terminated{Reason: taskexecutor.ReasonCompleted})
-	synctest.Wait()
+	b.settle()
 }
 
 func (b *burst) wantWrites(t *testing.T, least, most int) {
@@ -97,7 +112,7 @@ func TestOneEndIsToldAtOnce(t *testing.T) {
 		if got := b.sb.Status.CompletedIndexes; got != "3" {
 			t.Errorf("completed %q", got)
 		}
-		time.Sleep(time.Minute)
+		b.rest(time.Minute)
 		b.wantWrites(t, 1, 1)
 	})
 }
@@ -109,7 +124,7 @@ func TestAThousandEndsInASecondCostAHandfulOfWrites(t *testing.T) {
 		for i := range n {
 			b.succeed(i)
 			if i < n-1 {
-				time.Sleep(time.Second / n)
+				b.rest(time.Second / n)
 			}
 		}
 		b.wantWrites(t, 8, 10) // the first, one every 125 ms, and the last
@@ -123,7 +138,7 @@ func TestAThousandEndsInASecondCostAHandfulOfWrites(t *testing.T) {
 			t.Errorf("condition %+v, completed %s: the last end is told at once", c, b.sb.Status.CompletedIndexes)
 		}
 		writes := b.statuses
-		time.Sleep(time.Minute)
+		b.rest(time.Minute)
 		if b.statuses != writes {
 			t.Errorf("%d writes at rest", b.statuses-writes)
 		}
@@ -136,10 +151,9 @@ func TestNoEndWaitsLongerThanThePace(t *testing.T) {
 	inBurst(t, n, func(b *burst) {
 		for i := range ends {
 			b.succeed(i)
-			time.Sleep(2 * time.Millisecond)
+			b.rest(2 * time.Millisecond)
 		}
-		time.Sleep(statusPace)
-		synctest.Wait()
+		b.rest(statusPace)
 		if len(b.told) != ends {
 			t.Fatalf("%d ends are told, want %d", len(b.told), ends)
 		}
@@ -160,7 +174,7 @@ func TestNoEndWaitsLongerThanThePace(t *testing.T) {
 func TestTheLastEndThatIsToComeIsToldAtOnce(t *testing.T) {
 	inBurst(t, 2, func(b *burst) {
 		b.succeed(0)
-		time.Sleep(time.Millisecond)
+		b.rest(time.Millisecond)
 		b.succeed(1)
 		b.wantWrites(t, 2, 2)
 		if c := condition(b.sb, v1alpha1.ConditionTasksCompleted); c.Status != "True" {
