@@ -136,8 +136,12 @@ type TaskSpec struct {
 	// +kubebuilder:validation:Maximum=9223372036
 	TimeoutSeconds *int64 `json:"timeoutSeconds,omitempty"`
 
-	// backoffLimit is the number of further tries after the task fails by itself (exit code, timeout), with
-	// exponential back-off. Defaults to 0. Not in effect yet: every failure is final.
+	// backoffLimit is the number of further tries after the task fails by itself (exit code, timeout). Defaults
+	// to 0: such a failure is the end. A try waits for 1 s after the first failure, and twice as long after each
+	// further one, up to 5 min (the kubelet's limit for containers that crash; its 10 s are for starting a
+	// container, and a try in a warm sandbox costs a process). Nothing of the try before is left in the sandbox when
+	// one begins. Tries that were lost with their sandbox or task-executor don't count: they are run again at
+	// once, three times at most. A task that can't be started is not tried again. May be patched per replica.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=2147483647
@@ -248,7 +252,8 @@ type BatchSandboxStatus struct {
 	// +listMapKey=reason
 	FailedReasons []FailedReason `json:"failedReasons,omitempty"`
 
-	// taskTries lists the indexes that are beyond their first try.
+	// taskTries lists the indexes that are beyond their first try, in order. It is written before the next try
+	// is run.
 	// +optional
 	// +listType=map
 	// +listMapKey=index
@@ -314,7 +319,7 @@ type FailedReason struct {
 	Indexes string `json:"indexes"`
 }
 
-// TaskTries counts the tries of one index beyond its first.
+// TaskTries counts the tries of one index before its current or last one.
 type TaskTries struct {
 	// index is the replica index of the task.
 	Index int32 `json:"index"`
@@ -323,9 +328,19 @@ type TaskTries struct {
 	// +optional
 	Failed int32 `json:"failed,omitempty"`
 
-	// lost is the number of tries that the infrastructure lost.
+	// lost is the number of tries that the infrastructure lost and that were run again, at most 3.
 	// +optional
 	Lost int32 `json:"lost,omitempty"`
+
+	// withdrawn is the number of tries that were taken back because replicas was lowered. Where it is raised
+	// again the index begins another one.
+	// +optional
+	Withdrawn int32 `json:"withdrawn,omitempty"`
+
+	// lostWith is the pod, or in a batch without poolRef the address, of the sandbox that the last lost try was lost
+	// with, as long as the next one was not begun there. The controller goes by it after a restart.
+	// +optional
+	LostWith string `json:"lostWith,omitempty"`
 }
 
 // QueueStatus is the place of a batch in its pool's queue.

@@ -103,3 +103,7 @@ const MaxNameLength = 63
 
 // MaxTaskFailures is the number of holders in a row whose task failed by infrastructure after which a pool pod is deleted.
 const MaxTaskFailures = 2
+
+// MaxLostTries is how many tries of one task may be lost with their sandbox or task-executor and be run again; the next that is
+// lost is the task's end. They don't count against backoffLimit.
+const MaxLostTries = 3

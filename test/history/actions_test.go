@@ -52,7 +52,9 @@ func (w *world) actions() map[string]func(*rapid.T) {
 		"a deleted pod goes":       {3, w.deletedPodGoes},
 		"containers restart":       {3, w.containersRestart},
 		"garbage is collected":     {1, w.collectGarbage},
-		"a task ends":              {3, w.taskEndsSomehow},
+		"a task ends":              {8, w.taskEndsSomehow},
+		"what a task left ends":    {3, w.whatATaskLeftEnds},
+		"all goes on for a while":  {4, w.allGoesOn},
 	} {
 		for i := range a.weight {
 			actions[name+strings.Repeat(" ", i)] = func(t *rapid.T) {
@@ -292,8 +294,10 @@ func (w *world) batchIsMade() bool {
 	if rapid.IntRange(0, 9).Draw(w.t, "kept") == 9 {
 		b.Finalizers(foreignFinalizer)
 	}
-	if rapid.IntRange(0, 3).Draw(w.t, "tasks") == 3 {
+	if rapid.Bool().Draw(w.t, "tasks") {
 		b.Task("true")
+		limit := rapid.Int32Range(0, 2).Draw(w.t, "backoffLimit")
+		b.TaskSpec(func(s *v1alpha1.TaskSpec) { s.BackoffLimit = &limit })
 		if rapid.Bool().Draw(w.t, "releases") {
 			b.Releases()
 		}
@@ -551,6 +555,31 @@ func (w *world) taskEndsSomehow() bool {
 	if pod == nil {
 		return false
 	}
-	w.taskEnds(pod, draw(w, "as", taskexecutor.ReasonCompleted, taskexecutor.ReasonNonZeroExit, taskexecutor.ReasonStartError))
+	w.taskEnds(pod, draw(w, "as", taskexecutor.ReasonNonZeroExit, taskexecutor.ReasonTimedOut, taskexecutor.ReasonExecutorLost,
+		taskexecutor.ReasonSandboxLost, taskexecutor.ReasonCompleted, taskexecutor.ReasonStartError))
+	return true
+}
+
+func (w *world) whatATaskLeftEnds() bool {
+	pod := w.drawPod(w.hasLeftovers)
+	if pod == nil {
+		return false
+	}
+	w.leftoversEnd(pod)
+	return true
+}
+
+// allGoesOn lets everything work for a while without faults. Writes that are late land first, as they do at rest: one of a pool's
+// status that lands after a later one would stay until the pool changes.
+func (w *world) allGoesOn() bool {
+	for len(w.underway) > 0 {
+		w.lands(0)
+	}
+	for range rapid.IntRange(1, 20).Draw(w.t, "rounds") {
+		if !w.round() {
+			w.sleep(200 * time.Millisecond)
+			w.settle()
+		}
+	}
 	return true
 }

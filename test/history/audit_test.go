@@ -35,8 +35,9 @@ type audit struct {
 	// contaminated says whose traces are in a pod that is not fit for anybody else.
 	contaminated map[types.UID]types.UID
 
-	// tries are the pods in which a try of a task was started.
+	// tries are the pods in which a try of a task was started, and ends how those ended that did, by name.
 	tries map[string]types.UID
+	ends  map[string]string
 
 	// queued is the resourceVersion since which a batch's status says that it waits in the queue, by UID.
 	queued map[types.UID]int64
@@ -45,7 +46,7 @@ type audit struct {
 func newAudit(w *world) audit {
 	return audit{
 		w: w, named: map[string][]string{}, holders: map[string]holder{}, contaminated: map[types.UID]types.UID{},
-		queued: map[types.UID]int64{}, tries: map[string]types.UID{},
+		queued: map[types.UID]int64{}, tries: map[string]types.UID{}, ends: map[string]string{},
 	}
 }
 
@@ -152,6 +153,7 @@ func (a *audit) batchWritten(by *call, c change) {
 	before, _ := c.before.(*v1alpha1.BatchSandbox)
 	after, _ := c.after.(*v1alpha1.BatchSandbox)
 	a.noteQueue(before, after)
+	a.checkTries(before, after)
 	name := c.name()
 	var is []string
 	if live(after) {
@@ -236,14 +238,6 @@ func (a *audit) released(by *call, sb *v1alpha1.BatchSandbox, name string) {
 			delete(a.contaminated, obj.GetUID())
 		}
 	}
-}
-
-// started checks that no try of a task runs twice.
-func (a *audit) started(try string, pod types.UID) {
-	if before, again := a.tries[try]; again {
-		a.w.fail("try %s runs in pod %s, and has run in pod %s", try, pod, before)
-	}
-	a.tries[try] = pod
 }
 
 func (a *audit) noteQueue(before, after *v1alpha1.BatchSandbox) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -80,7 +81,7 @@ func (e executor) Recycled(ctx context.Context) (taskexecutor.RecycleState, erro
 	return state, err
 }
 
-// Set replaces the tasks, and stops those that are not named any more at once.
+// Set replaces the tasks, and begins to stop those that are not named any more.
 func (e executor) Set(ctx context.Context, tasks []taskexecutor.Task) ([]taskexecutor.Task, error) {
 	value, err := e.call(ctx, "set tasks", func(c *containers) any {
 		var kept []taskexecutor.Task
@@ -89,13 +90,18 @@ func (e executor) Set(ctx context.Context, tasks []taskexecutor.Task) ([]taskexe
 				kept = append(kept, *known)
 				continue
 			}
-			e.process.world.audit.started(t.Name, c.pod)
+			e.process.world.audit.started(t.Name, c)
 			t.ProcessStatus = &taskexecutor.ProcessStatus{Running: &taskexecutor.Running{}}
 			kept = append(kept, t)
 		}
+		for _, t := range c.tasks {
+			if !slices.ContainsFunc(tasks, func(other taskexecutor.Task) bool { return other.Name == t.Name }) {
+				c.left = append(c.left, t)
+			}
+		}
 		c.tasks = kept
 		c.revision++
-		return append([]taskexecutor.Task{}, kept...)
+		return c.list()
 	})
 	answer, _ := value.([]taskexecutor.Task)
 	return answer, err
@@ -113,7 +119,7 @@ func (e executor) Wait(ctx context.Context, since string, wait time.Duration) ([
 		var tasks []taskexecutor.Task
 		revision := ""
 		if up {
-			tasks, revision = append(tasks, at.tasks...), time.Duration(at.revision).String()
+			tasks, revision = at.list(), time.Duration(at.revision).String()
 		}
 		all.mu.Unlock()
 		switch {
@@ -130,6 +136,10 @@ func (e executor) Wait(ctx context.Context, since string, wait time.Duration) ([
 			return nil, "", ctx.Err()
 		}
 	}
+}
+
+func (c *containers) list() []taskexecutor.Task {
+	return append(append([]taskexecutor.Task{}, c.tasks...), c.left...)
 }
 
 func (c *containers) task(name string) *taskexecutor.Task {
@@ -159,16 +169,32 @@ func (w *world) taskEnds(pod *corev1.Pod, reason string) {
 		if reason != taskexecutor.ReasonCompleted {
 			end.ExitCode = 1
 		}
+		w.audit.ends[at.running().Name] = reason
 		at.running().ProcessStatus = &taskexecutor.ProcessStatus{Terminated: end}
 		at.revision++
 	})
 	w.settle()
 }
 
+// leftoversEnd ends the processes of tasks in a pod that nobody wants any more.
+func (w *world) leftoversEnd(pod *corev1.Pod) {
+	w.executors.change(func() {
+		at := w.containers[pod.UID]
+		at.left = nil
+		at.revision++
+	})
+	w.settle()
+}
+
+func (w *world) hasLeftovers(pod *corev1.Pod) bool {
+	at := w.containers[pod.UID]
+	return at != nil && at.up && len(at.left) > 0
+}
+
 // goesDown ends the containers of a pod that had any.
 func (w *world) goesDown(uid types.UID) {
 	if at := w.containers[uid]; at != nil && at.up {
-		w.executors.change(func() { at.up, at.tasks = false, nil })
+		w.executors.change(func() { at.up, at.tasks, at.left = false, nil, nil })
 	}
 }
 

@@ -103,6 +103,8 @@ func (w *world) kubelets() bool {
 		switch {
 		case pod.DeletionTimestamp != nil:
 			w.server.kill(pod.Name)
+		case w.hasLeftovers(pod):
+			w.leftoversEnd(pod)
 		case w.recycles(pod):
 			w.restart(pod, w.drawRestart())
 		case starts(pod):
@@ -330,7 +332,7 @@ func (w *world) checkBatch(sb *v1alpha1.BatchSandbox) {
 	want := w.reasonOf(d)
 	tells := want
 	if obj, err := w.server.get(kindPool, sb.Spec.PoolRef); err == nil && want == v1alpha1.ReasonWaitingForPool &&
-		*sb.Spec.Replicas > obj.(*v1alpha1.Pool).Spec.CapacitySpec.PoolMax {
+		d.usable+d.missing > int(obj.(*v1alpha1.Pool).Spec.CapacitySpec.PoolMax) {
 		tells = v1alpha1.ReasonExceedsPoolMax // a part of it waits
 	}
 	switch {

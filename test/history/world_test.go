@@ -55,6 +55,9 @@ type containers struct {
 	tasks    []taskexecutor.Task
 	revision int
 
+	// left are tasks that nobody wants any more, of which processes still run. They are listed until those have ended.
+	left []taskexecutor.Task
+
 	// asked is the recycling that the executor was asked for; it exits as soon as the kubelet looks.
 	asked string
 	// halfway: the executor is a new one, and the other containers are not yet.
@@ -239,7 +242,7 @@ func (w *world) restart(pod *corev1.Pod, how restart) {
 		at.halfway = false
 		at.life += 2
 		at.cameFrom, at.asked, at.unclean = at.asked, "", how == restartUnclean
-		at.tasks = nil
+		at.tasks, at.left = nil, nil
 		at.revision++
 	})
 	if _, held := w.audit.holders[pod.Name]; !held && how != restartUnclean {

@@ -32,6 +32,9 @@ type executors struct {
 	dir  string
 	port string    // "5758", unless something stands between the controller and the executors
 	log  logBuffer // of all of them
+
+	mu    sync.Mutex
+	lives map[types.UID]*exec.Cmd // by pod, the one that runs
 }
 
 func (s *space) startExecutors() *executors {
@@ -43,7 +46,7 @@ func (s *space) startExecutorsOn(port string) *executors {
 	s.t.Helper()
 	w, err := s.client.Watch(s.ctx, &corev1.PodList{}, client.InNamespace(s.name))
 	s.must(err)
-	e := &executors{s: s, dir: s.t.TempDir(), port: port}
+	e := &executors{s: s, dir: s.t.TempDir(), port: port, lives: map[types.UID]*exec.Cmd{}}
 	var wg sync.WaitGroup
 	wg.Go(func() { e.follow(w) })
 	s.t.Cleanup(func() {
@@ -51,6 +54,14 @@ func (s *space) startExecutorsOn(port string) *executors {
 		wg.Wait()
 	})
 	return e
+}
+
+// kill ends the executor of a pod with SIGKILL; it is started again, and finds its records.
+func (e *executors) kill(pod types.UID) {
+	e.s.t.Helper()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.s.must(e.lives[pod].Process.Kill())
 }
 
 // follow runs one executor per pod until the pod goes, and all until the watch ends.
@@ -92,7 +103,13 @@ func (e *executors) run(ctx context.Context, pod *corev1.Pod) {
 		cmd.Stderr = &e.log
 		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 		cmd.WaitDelay = settleTime
-		_ = cmd.Run()
+		e.mu.Lock()
+		err := cmd.Start()
+		e.lives[pod.UID] = cmd
+		e.mu.Unlock()
+		if err == nil {
+			_ = cmd.Wait()
+		}
 		if ctx.Err() == nil {
 			time.Sleep(100 * time.Millisecond)
 		}

@@ -39,6 +39,19 @@ func formatAllocStatus(pods []string) string { return mustJSON(allocStatus{Pods:
 
 func formatEndpoints(ips []string) string { return mustJSON(notNil(ips)) }
 
+// ownEndpoints are the addresses that a batch without pool tells. What can't be read is none: it is written anew.
+func ownEndpoints(sb *v1alpha1.BatchSandbox) []string {
+	value, ok := sb.Annotations[v1alpha1.EndpointsAnnotation]
+	if sb.Spec.PoolRef != "" || !ok {
+		return nil
+	}
+	var ips []string
+	if err := json.Unmarshal([]byte(value), &ips); err != nil {
+		return nil
+	}
+	return ips
+}
+
 func notNil(s []string) []string {
 	if s == nil {
 		return []string{}

@@ -57,8 +57,10 @@ func (r *Reconciler) apply(ctx context.Context, obs *observed, p plan, m *memory
 	if err := r.recordInherited(ctx, obs, m); err != nil {
 		return out, err
 	}
-	if err := r.countLost(ctx, obs, p.lost, m); err != nil {
+	if recorded, err := r.recordTries(ctx, obs, p.unserved, m); err != nil {
 		return out, err
+	} else if recorded {
+		out.retryIn(time.Millisecond) // ends that are recorded may release sandboxes or start the time to live
 	}
 	var err, releaseErr error
 	out.released, releaseErr = r.release(ctx, obs, p.release)
@@ -72,27 +74,6 @@ func (r *Reconciler) apply(ctx context.Context, obs *observed, p plan, m *memory
 		err = r.makePods(ctx, obs, p, m, &out)
 	}
 	return out, errors.Join(releaseErr, err)
-}
-
-// countLost writes the tries that were lost with their sandboxes, before another sandbox gets the next try.
-func (r *Reconciler) countLost(ctx context.Context, obs *observed, lost []int, m *memory) error {
-	m.lostTries.count(obs, lost)
-	if missing := m.lostTries.missing(&obs.sb.Status); len(missing) > 0 {
-		status := obs.sb.Status.DeepCopy()
-		for _, index := range missing {
-			setLostTries(status, index, m.lostTries.byIndex[index])
-		}
-		if err := r.patchStatus(ctx, obs, status, m); err != nil {
-			return err
-		}
-	}
-	for _, index := range lost {
-		if task := obs.tasks[index]; task.follows() && task.try < tryOf(&obs.sb.Status, index) {
-			r.runner.Forget(obs.sb.UID, index)
-			delete(obs.tasks, index)
-		}
-	}
-	return nil
 }
 
 // key tells two pods of one index apart: by their names, which a pool never gives twice, and by the UID of those that

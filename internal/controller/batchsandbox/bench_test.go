@@ -83,7 +83,7 @@ func makeLarge(b testing.TB, clk clock.Clock, n int, change func(*v1alpha1.Batch
 	for i := range n { // watchers that have nothing to do: the test says what becomes of the tasks
 		r.runner.start(target{
 			batch: client.ObjectKeyFromObject(l.sb), uid: l.sb.UID, index: i, pod: types.UID("uid-" + pods[i]), ip: ips[i],
-		}, false, taskState{phase: taskRunning, try: 1}, func(context.Context, *session) {})
+		}, false, taskState{phase: taskRunning, try: l.tryOf(i)}, func(context.Context, *session) {})
 	}
 	r.runner.Wait()
 	l.reconcile()
@@ -143,10 +143,12 @@ func (l *large) reconcile() ctrl.Result {
 	return res
 }
 
+func (l *large) tryOf(index int) int { return allTries(&l.sb.Status)[index].number() }
+
 // end is the news that a task has ended.
 func (l *large) end(index int, end taskexecutor.Terminated) {
 	s := l.r.runner.byUID[l.sb.UID].byIndex[index]
-	l.r.runner.report(s, taskState{phase: taskEnded, try: 1, end: &end})
+	l.r.runner.report(s, taskState{phase: taskEnded, try: l.tryOf(index), end: &end})
 }
 
 // BenchmarkReconcile is one look at a batch of 2,000 running tasks.

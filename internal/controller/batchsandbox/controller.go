@@ -114,10 +114,11 @@ type memory struct {
 	letGo bool
 	// lastDelivery is when addresses were written last.
 	lastDelivery time.Time
-	// lostTries, losses and restarts are what happened to sandboxes and is being counted and told.
-	lostTries lostTries
-	losses    lossMemory
-	restarts  restartMemory
+	// retries are the tries of tasks that were decided on.
+	retries retryMemory
+	// losses and restarts are what happened to sandboxes and is being counted and told.
+	losses   lossMemory
+	restarts restartMemory
 	// tasks are whether the tasks can be run; they are immutable, but for their number.
 	tasksChecked int
 	tasksProblem *problem
@@ -299,6 +300,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	r.checkTasks(obs, m)
 	m.losses.note(obs)
+	judgeTries(obs, m.retries)
 	p := makePlan(obs)
 	if p.expired {
 		return ctrl.Result{}, r.expire(ctx, sb)
@@ -396,35 +398,56 @@ func (r *Reconciler) forgetReleased(obs *observed) {
 	}
 }
 
-// dispatch has the tasks of held sandboxes run. It comes after the report, so that the number of the try is durable.
+// dispatch has the tasks of held sandboxes run. It comes after the allocation and the report, so that the sandbox and the number
+// of the try are durable.
 func (r *Reconciler) dispatch(ctx context.Context, obs *observed, out *outcome) error {
-	if obs.problem != nil {
+	if obs.problem != nil || !obs.hasTasks() {
 		return nil
 	}
+	told, all := ownEndpoints(obs.sb), allTries(&obs.sb.Status)
 	for i, s := range obs.sandboxes {
-		if _, ended := obs.ends[i]; ended || !obs.hasTasks() || !obs.wanted(i) || !s.usable() || s.ip == "" {
+		if _, ended := obs.ends[i]; ended || !obs.wanted(i) || !s.usable() || s.ip == "" {
 			continue
 		}
-		try := tryOf(&obs.sb.Status, i)
-		if known := obs.tasks[i]; known.follows() && known.try == try && known.ip == s.ip {
+		if !obs.pooled() && (i >= len(told) || told[i] != s.ip) {
+			continue // a pod of its own tells that it had a task by its address, and of a pool by its name
+		}
+		run, fields, due := obs.dueRun(i, all[i])
+		if !due {
 			continue
 		}
-		task, fields, problem := desiredTask(obs.sb, i, try)
-		if problem != nil {
-			continue // checkTasks tells of it
-		}
-		switch err := r.fill(ctx, obs, i, fields, task.Process.Env); {
+		switch err := r.fill(ctx, obs, i, fields, run.task.Process.Env); {
 		case errors.Is(err, errPodNotSeen):
 			out.retryIn(staleRetry)
 			continue
 		case err != nil:
 			return err
 		}
-		r.runner.Run(target{
+		r.runner.Resume(target{
 			batch: client.ObjectKeyFromObject(obs.sb), uid: obs.sb.UID, index: i, pod: s.podUID, ip: s.ip,
-		}, try, task)
+		}, run)
+		delete(obs.retries, i)
 	}
 	return nil
+}
+
+// dueRun is the try that is to be dispatched to the sandbox of an index, and the fields of its pod that it takes; false for none. before are the
+// tries that the status has.
+func (o *observed) dueRun(index int, before tries) (run, []fieldRef, bool) {
+	due := run{try: before.number()}
+	if known := o.tasks[index]; known.follows() && known.try == due.try && known.ip == o.sandboxes[index].ip {
+		return due, nil, false
+	}
+	next, decided := o.retries[index]
+	switch {
+	case decided && (next.before != before || o.now.Before(next.notBefore)):
+		return due, nil, false // not written yet, or not its time yet
+	case !decided && before.failed > 0:
+		due.wait = retryWait(before.failed - 1) // another controller decided on it, and may have dispatched it or not
+	}
+	task, fields, problem := desiredTask(o.sb, index, due.try)
+	due.task = task
+	return due, fields, problem == nil // checkTasks tells of a problem
 }
 
 func (r *Reconciler) expire(ctx context.Context, sb *v1alpha1.BatchSandbox) error {
@@ -511,7 +534,7 @@ func (r *Reconciler) remember(sb *v1alpha1.BatchSandbox) *memory {
 		if ok {
 			r.ledger.BatchGone(name)
 		}
-		m = &memory{uid: sb.UID, tasksChecked: -1}
+		m = &memory{uid: sb.UID, tasksChecked: -1, retries: retryMemory{}}
 		r.memories[name] = m
 	}
 	return m

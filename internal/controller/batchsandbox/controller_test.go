@@ -493,7 +493,7 @@ func TestALostPodIsReplacedUnderItsIndexAndItsTryCountedBefore(t *testing.T) {
 			t.Errorf("writes %v, want the try before the replacement", writes)
 		}
 		w.wantAnnotation(v1alpha1.AllocStatusAnnotation, `{"pods":["p-0","p-2"]}`)
-		if diff := cmp.Diff([]v1alpha1.TaskTries{{Index: 1, Lost: 1}}, w.batch().Status.TaskTries); diff != "" {
+		if diff := cmp.Diff([]v1alpha1.TaskTries{{Index: 1, Lost: 1, LostWith: "p-1"}}, w.batch().Status.TaskTries); diff != "" {
 			t.Errorf("tries (-want +got):\n%s", diff)
 		}
 		if sets := w.executor("10.0.0.12").sets; len(sets) != 1 || sets[0][0].Name != "uid-b-1-2" {
@@ -514,7 +514,7 @@ func TestALostPodCostsOneTryHoweverLongItGoes(t *testing.T) {
 		}
 		w.settled()
 		w.wantAnnotation(v1alpha1.AllocStatusAnnotation, `{"pods":[""]}`)
-		if diff := cmp.Diff([]v1alpha1.TaskTries{{Index: 0, Lost: 1}}, w.batch().Status.TaskTries); diff != "" {
+		if diff := cmp.Diff([]v1alpha1.TaskTries{{Index: 0, Lost: 1, LostWith: "p-0"}}, w.batch().Status.TaskTries); diff != "" {
 			t.Errorf("tries (-want +got):\n%s", diff)
 		}
 	})

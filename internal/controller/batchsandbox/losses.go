@@ -4,10 +4,8 @@ package batchsandbox
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 
-	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/utils/podutil"
 )
 
@@ -85,73 +83,7 @@ func (l *lossMemory) released(obs *observed, indexes []int) {
 	}
 }
 
-// tries counts the tries of tasks that were lost with their sandboxes. It has absolute numbers, so that a write whose
-// answer was lost changes nothing when it is repeated.
-type lostTries struct {
-	// counted are the sandboxes whose try is counted, by key; where none is left, the index and number of the try.
-	counted map[string]bool
-	// byIndex is the number of lost tries that the status must have, at least.
-	byIndex map[int]int32
-}
-
-// count adds the try of each of these indexes, once for each sandbox. One that is back with its node runs the next try, which
-// may be lost again.
-func (l *lostTries) count(obs *observed, lost []int) {
-	for i := range obs.sandboxes {
-		if s := &obs.sandboxes[i]; len(l.counted) > 0 && s.usable() {
-			delete(l.counted, s.key())
-		}
-	}
-	for _, index := range lost {
-		key := obs.sandboxes[index].key()
-		if key == "" {
-			key = strconv.Itoa(index) + "#" + strconv.Itoa(obs.tasks[index].try)
-		}
-		if l.counted[key] {
-			continue
-		}
-		if l.counted == nil {
-			l.counted, l.byIndex = map[string]bool{}, map[int]int32{}
-		}
-		l.counted[key] = true
-		l.byIndex[index] = 1 + max(l.byIndex[index], lostTriesOf(&obs.sb.Status, index))
-	}
-}
-
-// missing are the indexes whose lost tries the status doesn't have yet, in order.
-func (l *lostTries) missing(status *v1alpha1.BatchSandboxStatus) []int {
-	if len(l.byIndex) == 0 {
-		return nil
-	}
-	var indexes []int
-	for _, index := range sortedIndexes(l.byIndex) {
-		if lostTriesOf(status, index) < l.byIndex[index] {
-			indexes = append(indexes, index)
-		}
-	}
-	return indexes
-}
-
-func lostTriesOf(status *v1alpha1.BatchSandboxStatus, index int) int32 {
-	for i := range status.TaskTries {
-		if int(status.TaskTries[i].Index) == index {
-			return status.TaskTries[i].Lost
-		}
-	}
-	return 0
-}
-
-func setLostTries(status *v1alpha1.BatchSandboxStatus, index int, lost int32) {
-	for i := range status.TaskTries {
-		if int(status.TaskTries[i].Index) == index {
-			status.TaskTries[i].Lost = lost
-			return
-		}
-	}
-	status.TaskTries = append(status.TaskTries, v1alpha1.TaskTries{Index: int32(index), Lost: lost}) //nolint:gosec // an index is below replicas, an int32
-}
-
-// restartMemory counts the restarts of sandbox containers while they are held. Like lostTries it has an absolute number.
+// restartMemory counts the restarts of sandbox containers while they are held. Like retryMemory it has an absolute number.
 type restartMemory struct {
 	// start is what the status had when this controller looked first, and seen what it has seen since.
 	start, seen int32

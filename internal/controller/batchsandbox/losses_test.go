@@ -178,7 +178,7 @@ func TestALostTryCountsOnceWhateverTheAnswers(t *testing.T) {
 				w.statusIs, w.onStatus, w.cached = nil, nil, nil
 				time.Sleep(time.Second)
 				w.settled()
-				if diff := cmp.Diff([]v1alpha1.TaskTries{{Index: 0, Lost: 1}}, w.batch().Status.TaskTries); diff != "" {
+				if diff := cmp.Diff([]v1alpha1.TaskTries{{Index: 0, Lost: 1, LostWith: "p-0"}}, w.batch().Status.TaskTries); diff != "" {
 					t.Errorf("tries (-want +got):\n%s", diff)
 				}
 				w.wantAnnotation(v1alpha1.AllocStatusAnnotation, `{"pods":["p-1"]}`)

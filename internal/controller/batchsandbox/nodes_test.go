@@ -103,7 +103,7 @@ func TestASandboxOnALostNodeIsReplacedAndItsTryCountedBefore(t *testing.T) {
 		if told := w.toldEvents(); !slices.Contains(told, "SandboxLost") {
 			t.Errorf("told %v, want SandboxLost", told)
 		}
-		if diff := cmp.Diff([]v1alpha1.TaskTries{{Index: 0, Lost: 1}}, w.batch().Status.TaskTries); diff != "" {
+		if diff := cmp.Diff([]v1alpha1.TaskTries{{Index: 0, Lost: 1, LostWith: "p-0"}}, w.batch().Status.TaskTries); diff != "" {
 			t.Errorf("tries (-want +got):\n%s", diff)
 		}
 		if sets := w.executor("10.0.0.19").sets; len(sets) != 1 || sets[0][0].Name != "uid-b-0-2" {

@@ -47,11 +47,20 @@ type observed struct {
 	// inherits: some of the ends are an older controller's, and stand in no list of the status yet.
 	inherits bool
 
+	// endpoints are the addresses that a batch with tasks and without pool tells, by index.
+	endpoints []string
+
 	// restarts is what status.restarts should be.
 	restarts int32
 
-	// tasks are the states of the tasks that have not, as far as they are known.
+	// tasks are the states of the tasks that have not, as far as they are known. One of a try before the current one is past.
 	tasks map[int]taskState
+
+	// retries are the tries that were decided on and are not dispatched, by index.
+	retries retryMemory
+
+	// withdrawn is what the status is to have of tries of indexes beyond replicas.
+	withdrawn map[int]tries
 }
 
 // sandbox is one index of a batch.
@@ -130,9 +139,9 @@ func (r *Reconciler) observe(ctx context.Context, sb *v1alpha1.BatchSandbox) (*o
 	obs := &observed{sb: sb, now: r.clock.Now()}
 	obs.problem = validate(sb)
 	if obs.hasTasks() {
-		states := r.runner.states(sb.UID)
-		obs.ends = mergeEnds(sb, states)
-		obs.tasks = states
+		obs.ends = recordedEnds(&sb.Status)
+		obs.tasks = r.runner.states(sb.UID)
+		obs.endpoints = ownEndpoints(sb)
 	}
 	observePods := r.observeOwn
 	if obs.pooled() {

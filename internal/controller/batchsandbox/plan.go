@@ -4,6 +4,7 @@ package batchsandbox
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,11 +27,11 @@ type plan struct {
 	// missing are the indexes that want a pod and may get one.
 	missing []int
 
+	// unserved are the indexes below replicas without a usable sandbox, whether they may get one or not.
+	unserved []int
+
 	// release are the indexes whose sandbox is to be given back.
 	release []int
-
-	// lost are the indexes whose task had not ended when its sandbox was lost.
-	lost []int
 
 	// discard are pods without a use: surplus ones and those that failed.
 	discard []*corev1.Pod
@@ -53,15 +54,14 @@ func makePlan(obs *observed) plan {
 		case !obs.wanted(i):
 		case s.usable():
 		default:
+			p.unserved = append(p.unserved, i)
 			p.missing = append(p.missing, i)
-			if obs.losesTry(i) {
-				p.lost = append(p.lost, i)
-			}
 			if s.pod != nil && s.pod.DeletionTimestamp == nil {
 				p.discard = append(p.discard, s.pod)
 			}
 		}
 	}
+	p.missing = slices.DeleteFunc(p.missing, obs.isOver)
 	p.discard = append(p.discard, obs.surplus...)
 	if obs.pooled() {
 		planDemand(obs, &p)
@@ -69,17 +69,23 @@ func makePlan(obs *observed) plan {
 	if p.problem != nil {
 		p.missing = nil
 	}
+	p.lookAtRetries(obs)
 	return p
 }
 
-// losesTry says that the task of an index without a usable sandbox had not ended, and may have been started: its pod is
-// still named, or somebody still follows it there.
-func (o *observed) losesTry(index int) bool {
-	if _, ended := o.ends[index]; ended || !o.hasTasks() {
-		return false
+// isOver says that an index is given back as soon as the end of its task is recorded.
+func (o *observed) isOver(index int) bool {
+	_, ended := o.ends[index]
+	return ended && o.releases()
+}
+
+// lookAtRetries has the batch looked at again when the next try may begin that waits.
+func (p *plan) lookAtRetries(obs *observed) {
+	for _, next := range obs.retries {
+		if obs.now.Before(next.notBefore) {
+			p.lookAt(next.notBefore)
+		}
 	}
-	task, followed := o.tasks[index]
-	return o.sandboxes[index].podName != "" || (followed && task.follows())
 }
 
 // planEnd says whether the batch's time is over: expireTime, or ttlSecondsAfterFinished after its last task.

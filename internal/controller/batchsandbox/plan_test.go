@@ -38,15 +38,15 @@ func goneSandbox(pod string) sandbox { return sandbox{podName: pod, lost: true, 
 
 // decided is the part of a plan that can be compared.
 type decided struct {
-	Expired                bool
-	Problem                string
-	Missing, Release, Lost []int
-	Discard                []string
-	LookAgain              time.Duration // after noon, 0 for never
+	Expired          bool
+	Problem          string
+	Missing, Release []int
+	Discard          []string
+	LookAgain        time.Duration // after noon, 0 for never
 }
 
 func decidedOf(p plan) decided {
-	d := decided{Expired: p.expired, Missing: p.missing, Release: p.release, Lost: p.lost}
+	d := decided{Expired: p.expired, Missing: append([]int(nil), p.missing...), Release: p.release}
 	if p.problem != nil {
 		d.Problem = p.problem.condition + "/" + p.problem.reason
 	}
@@ -85,31 +85,25 @@ func TestMakePlan(t *testing.T) {
 			obs:  observed{sb: own().Replicas(2).Obj(), sandboxes: []sandbox{readySandbox("a"), lostSandbox("b")}},
 			want: decided{Missing: []int{1}},
 		},
-		"a lost sandbox with a task that had not ended costs a try": {
-			obs:  observed{sb: withTask().Replicas(2).Obj(), sandboxes: []sandbox{lostSandbox("a"), goneSandbox("b")}},
-			want: decided{Missing: []int{0, 1}, Lost: []int{0, 1}},
-		},
-		"a lost sandbox whose task had ended is replaced and costs none": {
+		"under Retain a lost sandbox is replaced though its task has ended": {
 			obs: observed{
 				sb: withTask().Obj(), sandboxes: []sandbox{lostSandbox("a")}, ends: map[int]taskEnd{0: {ok: true, recorded: true}},
 			},
 			want: decided{Missing: []int{0}},
 		},
-		"an index that never had a sandbox costs no try": {
-			obs:  observed{sb: withTask().Obj(), sandboxes: []sandbox{{}}},
-			want: decided{Missing: []int{0}},
-		},
-		"a pod that vanished under a running task costs a try": {
+		"under Release a lost sandbox whose task has ended is not replaced": {
 			obs: observed{
-				sb: withTask().Obj(), sandboxes: []sandbox{{}}, tasks: map[int]taskState{0: {phase: taskRunning, try: 1}},
+				sb: withTask().Releases().Replicas(2).Obj(), sandboxes: []sandbox{lostSandbox("a"), lostSandbox("b")},
+				ends: map[int]taskEnd{0: {}, 1: {recorded: true}},
 			},
-			want: decided{Missing: []int{0}, Lost: []int{0}},
+			want: decided{Release: []int{1}},
 		},
-		"an index whose task was stopped before costs no try when it is wanted again": {
+		"the batch is looked at again when the first try may begin that waits": {
 			obs: observed{
-				sb: withTask().Obj(), sandboxes: []sandbox{{}}, tasks: map[int]taskState{0: {phase: taskStopped}},
+				sb: withTask().Replicas(3).Obj(), sandboxes: []sandbox{readySandbox("a"), readySandbox("b"), readySandbox("c")},
+				retries: retryMemory{0: {notBefore: noon.Add(time.Minute)}, 1: {notBefore: noon.Add(time.Second)}, 2: {notBefore: noon}},
 			},
-			want: decided{Missing: []int{0}},
+			want: decided{LookAgain: time.Second},
 		},
 		"a failed pod is deleted, one on its way out is left alone": {
 			obs:  observed{sb: own().Replicas(2).Obj(), sandboxes: []sandbox{lostAs(failed), lostAs(going)}},

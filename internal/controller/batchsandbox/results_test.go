@@ -51,7 +51,7 @@ func TestTheOrderOfEndsDoesNotShowInTheResults(t *testing.T) {
 		}
 		order := rapid.Permutation(indexesBelow(n)).Draw(rt, "order")
 		clk := clocktesting.NewFakeClock(noon)
-		l := makeLarge(t, clk, n, func(*v1alpha1.BatchSandbox) {})
+		l := makeLarge(t, clk, n, atLastTry)
 		for _, index := range order {
 			l.end(index, ends[index])
 			if !rapid.Bool().Draw(rt, "a write follows") {
@@ -69,7 +69,7 @@ func TestTheOrderOfEndsDoesNotShowInTheResults(t *testing.T) {
 		mustAddUp(rt, &l.sb.Status, n)
 
 		clk = clocktesting.NewFakeClock(noon)
-		once := makeLarge(t, clk, n, func(*v1alpha1.BatchSandbox) {})
+		once := makeLarge(t, clk, n, atLastTry)
 		for i := range ends {
 			once.end(i, ends[i])
 		}
@@ -80,6 +80,15 @@ func TestTheOrderOfEndsDoesNotShowInTheResults(t *testing.T) {
 			rt.Fatalf("results in one write (-) and in several (+):\n%s", diff)
 		}
 	})
+}
+
+// atLastTry makes every failure the end of its task.
+func atLastTry(sb *v1alpha1.BatchSandbox) {
+	used := map[int]tries{}
+	for i := range int(*sb.Spec.Replicas) {
+		used[i] = tries{lost: v1alpha1.MaxLostTries}
+	}
+	addTries(&sb.Status, used)
 }
 
 // forgetEnded is what a controller that starts anew doesn't know: the ends that are in the status, of which no executor is
@@ -151,7 +160,7 @@ func TestReasonsThatMakeNoSenseAreNone(t *testing.T) {
 		{Reason: v1alpha1.TaskReasonExecutorLost, Indexes: "2"},
 		{Reason: v1alpha1.TaskReasonSandboxLost, Indexes: "3-"},
 	}
-	obs := &observed{sb: sb, now: noon, sandboxes: make([]sandbox, 5), ends: mergeEnds(sb, nil)}
+	obs := &observed{sb: sb, now: noon, sandboxes: make([]sandbox, 5), ends: recordedEnds(&sb.Status)}
 	got := batchStatus(obs, plan{}, outcome{})
 	want := []v1alpha1.FailedReason{{Reason: v1alpha1.TaskReasonStartError, Indexes: "2"}, {Reason: v1alpha1.TaskReasonTimedOut, Indexes: "1"}}
 	if diff := cmp.Diff(want, got.FailedReasons); diff != "" {

@@ -119,6 +119,7 @@ func (b *sessions) replace(index int, s *session) {
 // session is one watcher.
 type session struct {
 	target   target
+	try      int // 0 while it stops
 	stopping bool
 	cancel   context.CancelFunc
 	state    taskState
@@ -149,9 +150,80 @@ func NewRunner(ctx context.Context, clk clock.Clock, wake func(types.NamespacedN
 // Wait returns when every watcher has ended, some time after the context of NewRunner.
 func (r *Runner) Wait() { r.wg.Wait() }
 
-// Run has this try of a task run in a sandbox. Saying it again changes nothing.
+// run is one try of a task.
+type run struct {
+	try  int
+	task taskexecutor.Task
+	// wait is how long it waits where its executor doesn't know it yet.
+	wait time.Duration
+}
+
+// Run has this try of a task run in a sandbox. Saying it again changes nothing. A try after the first begins when nothing is left
+// of those before it in that sandbox.
 func (r *Runner) Run(t target, try int, task taskexecutor.Task) {
-	r.start(t, false, taskState{phase: taskPending, try: try}, func(ctx context.Context, s *session) { r.watch(ctx, s, task) })
+	r.Resume(t, run{try: try, task: task})
+}
+
+// Resume is Run for a try that another controller decided on.
+func (r *Runner) Resume(t target, w run) {
+	r.start(t, false, taskState{phase: taskPending, try: w.try}, func(ctx context.Context, s *session) {
+		client := r.dial(t.ip, t.pod)
+		known, ok := false, true
+		if w.try > 1 {
+			known, ok = r.clear(ctx, client, s, w)
+		}
+		if ok {
+			r.watch(ctx, client, s, watched{w.task, known})
+		}
+	})
+}
+
+// clear finds out whether an executor knows a try already, which then is only followed. If it doesn't, all that the tries
+// before it left is ended, and their records are forgotten: the status has their ends. ok is false if there is nothing to be
+// watched: that didn't succeed, or nobody wants it any more.
+func (r *Runner) clear(ctx context.Context, client Executor, s *session, w run) (known, ok bool) {
+	backoff := newBackoff()
+	heard := r.clock.Now()
+	var since string
+	var ending time.Time // since when what is left is being ended; zero while nobody asked for that
+	var asked bool
+	var answers haste
+	for ctx.Err() == nil {
+		var tasks []taskexecutor.Task
+		var rev string
+		var err error
+		if !ending.IsZero() && !asked {
+			tasks, err = client.Set(ctx, nil)
+		} else {
+			tasks, rev, err = client.Wait(ctx, since, unreachableAfter)
+		}
+		if err != nil {
+			r.reportSilence(s, heard, err)
+			asked, since = false, ""
+			r.pause(ctx, backoff.Step())
+			continue
+		}
+		heard, backoff = r.clock.Now(), newBackoff()
+		switch {
+		case find(tasks, w.task.Name) != nil:
+			return true, true
+		case len(tasks) == 0:
+			r.report(s, taskState{phase: taskPending, try: w.try})
+			r.pause(ctx, w.wait)
+			return false, ctx.Err() == nil
+		case ending.IsZero():
+			ending = heard
+			continue
+		case heard.Sub(ending) >= stopLimit:
+			r.report(s, taskState{phase: taskEnded, try: w.try, end: notCleared()})
+			return false, false
+		}
+		if tooMuch := answers.tooMuch(heard); tooMuch || (asked && rev == "") {
+			r.pause(ctx, hastyPause)
+		}
+		asked, since = true, rev
+	}
+	return false, false
 }
 
 // Stop has everything end that tasks started in a sandbox. Saying it again changes nothing.
@@ -173,7 +245,7 @@ func (r *Runner) start(t target, stopping bool, initial taskState, work func(con
 	}
 	var ended *taskexecutor.Terminated
 	if s, ok := batch.byIndex[t.index]; ok {
-		if s.stopping == stopping && s.state.try == initial.try && s.target == t {
+		if s.stopping == stopping && s.try == initial.try && s.target == t {
 			return
 		}
 		if stopping && s.target == t {
@@ -182,7 +254,7 @@ func (r *Runner) start(t target, stopping bool, initial taskState, work func(con
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
 	initial.ip = t.ip
-	s := &session{target: t, stopping: stopping, cancel: cancel, state: initial, ended: ended}
+	s := &session{target: t, try: initial.try, stopping: stopping, cancel: cancel, state: initial, ended: ended}
 	batch.replace(t.index, s)
 	r.wg.Go(func() {
 		defer cancel()
@@ -283,14 +355,19 @@ func (r *Runner) keep(s *session, state taskState) (wait time.Duration, wakes bo
 	return batch.newsIn(r.clock.Now())
 }
 
+// watched is a task to be handed to an executor, which may have it already.
+type watched struct {
+	task     taskexecutor.Task
+	accepted bool
+}
+
 // watch hands the task to the executor and follows it to its end.
-func (r *Runner) watch(ctx context.Context, s *session, task taskexecutor.Task) {
-	try := s.state.try
-	client := r.dial(s.target.ip, s.target.pod)
+func (r *Runner) watch(ctx context.Context, client Executor, s *session, w watched) {
+	try, task, accepted := s.try, w.task, w.accepted
 	backoff := newBackoff()
 	heard := r.clock.Now()
 	var since string
-	var accepted, started bool
+	var started bool
 	var answers haste
 	for ctx.Err() == nil {
 		tasks, rev, err := r.ask(ctx, client, task, accepted, since)
@@ -299,9 +376,7 @@ func (r *Runner) watch(ctx context.Context, s *session, task taskexecutor.Task) 
 			r.report(s, taskState{phase: taskEnded, try: try, end: refusedTask(err)})
 			return
 		case err != nil:
-			if r.clock.Since(heard) >= unknownAfter {
-				r.report(s, taskState{phase: taskUnknown, try: try, err: silence(err)})
-			}
+			r.reportSilence(s, heard, err)
 			r.pause(ctx, backoff.Step())
 			continue
 		}
@@ -331,6 +406,13 @@ func (r *Runner) watch(ctx context.Context, s *session, task taskexecutor.Task) 
 		case answers.tooMuch(heard):
 			r.pause(ctx, hastyPause)
 		}
+	}
+}
+
+// reportSilence tells that an executor was not heard for too long.
+func (r *Runner) reportSilence(s *session, heard time.Time, err error) {
+	if r.clock.Since(heard) >= unknownAfter {
+		r.report(s, taskState{phase: taskUnknown, try: s.try, err: silence(err)})
 	}
 }
 
@@ -455,6 +537,10 @@ func isRefused(err error) bool {
 
 func refusedTask(err error) *taskexecutor.Terminated {
 	return &taskexecutor.Terminated{ExitCode: -1, Reason: taskexecutor.ReasonStartError, Message: "the task-executor refuses the task: " + err.Error()}
+}
+
+func notCleared() *taskexecutor.Terminated {
+	return &taskexecutor.Terminated{ExitCode: -1, Reason: taskexecutor.ReasonStartError, Message: "processes of the try before could not be ended"}
 }
 
 func lostRecord() *taskexecutor.Terminated {

@@ -64,6 +64,9 @@ func (e *fakeExecutor) Set(_ context.Context, tasks []taskexecutor.Task) ([]task
 	if len(tasks) > 0 || !e.keeps {
 		e.tasks = append([]taskexecutor.Task(nil), tasks...)
 	}
+	e.rev++
+	close(e.changed)
+	e.changed = make(chan struct{})
 	return append([]taskexecutor.Task(nil), e.tasks...), nil
 }
 
@@ -544,4 +547,98 @@ func TestHowATaskEndedIsKnownWhileItsSandboxIsStopped(t *testing.T) {
 			t.Errorf("ended with %+v in a sandbox that it never ran in", got.end)
 		}
 	})
+}
+
+var task2 = taskexecutor.Task{Name: "uid-b-0-2", Process: task1.Process}
+
+func TestATryThatItsExecutorKnowsIsFollowedAndNotSet(t *testing.T) {
+	inBubble(t, func(w *runnerWorld) {
+		known := task2
+		known.ProcessStatus = &running
+		w.executor.tasks = []taskexecutor.Task{known}
+		w.Resume(target1, run{try: 2, task: task2, wait: time.Hour})
+		w.wantPhase(taskRunning)
+		w.executor.becomes(endedWith(taskexecutor.Terminated{ExitCode: 3}))
+		if s := w.wantPhase(taskEnded); s.try != 2 || s.end.ExitCode != 3 {
+			t.Errorf("state %+v, want the end of try 2", s)
+		}
+		if n := w.executor.setCount(); n > 0 {
+			t.Errorf("told %d times what to run", n)
+		}
+	})
+}
+
+func TestATryBeginsWhenNothingOfTheOnesBeforeIsLeftAndItsWaitIsOver(t *testing.T) {
+	for name, noPoll := range map[string]bool{"with an executor that waits": false, "with one that is polled": true} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(w *runnerWorld) {
+				w.executor.tasks, w.executor.keeps, w.executor.noPoll = []taskexecutor.Task{task1}, true, noPoll
+				w.Resume(target1, run{try: 2, task: task2, wait: 4 * time.Second})
+				time.Sleep(20 * time.Second)
+				w.wantPhase(taskPending)
+				if diff := cmp.Diff([][]taskexecutor.Task{nil}, w.executor.sets); diff != "" {
+					t.Fatalf("sets while a process is left (-want +got):\n%s", diff)
+				}
+				if polls := len(w.executor.polls()); polls > 45 {
+					t.Errorf("asked %d times in 20 s", polls)
+				}
+				w.executor.change(func() { w.executor.tasks = nil })
+				time.Sleep(3900 * time.Millisecond)
+				if n := w.executor.setCount(); n != 1 {
+					t.Errorf("%d sets before the wait is over, want 1", n)
+				}
+				time.Sleep(time.Second)
+				if diff := cmp.Diff([][]taskexecutor.Task{nil, {task2}}, w.executor.sets); diff != "" {
+					t.Errorf("sets (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+func TestATryBesideWhatNeverEndsIsNotBegun(t *testing.T) {
+	inBubble(t, func(w *runnerWorld) {
+		w.executor.tasks, w.executor.keeps = []taskexecutor.Task{task1}, true
+		w.Run(target1, 2, task2)
+		time.Sleep(stopLimit - time.Second)
+		w.wantPhase(taskPending)
+		time.Sleep(unreachableAfter)
+		if s := w.wantPhase(taskEnded); s.end.Reason != taskexecutor.ReasonStartError || s.try != 2 {
+			t.Errorf("state %+v, want a StartError of try 2", s)
+		}
+		if sets := w.executor.sets; len(sets) != 1 || len(sets[0]) != 0 {
+			t.Errorf("told %v, want to stop what is left and nothing else", sets)
+		}
+	})
+}
+
+func TestASilentExecutorMakesANextTryUnknownUntilItAnswers(t *testing.T) {
+	inBubble(t, func(w *runnerWorld) {
+		w.executor.down = errors.New("no route")
+		w.Run(target1, 2, task2)
+		time.Sleep(unknownAfter - time.Second)
+		w.wantPhase(taskPending)
+		time.Sleep(4 * time.Second)
+		w.wantPhase(taskUnknown)
+		w.executor.change(func() { w.executor.down = nil })
+		time.Sleep(3 * time.Second)
+		w.wantPhase(taskPending)
+		if diff := cmp.Diff([][]taskexecutor.Task{{task2}}, w.executor.sets); diff != "" {
+			t.Errorf("sets (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestForgettingEndsAWatcherThatClearsOrWaits(t *testing.T) {
+	for name, left := range map[string][]taskexecutor.Task{"clears": {task1}, "waits": nil} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(w *runnerWorld) {
+				w.executor.tasks, w.executor.keeps = left, true
+				w.Resume(target1, run{try: 2, task: task2, wait: time.Hour})
+				time.Sleep(time.Second)
+				w.Forget(target1.uid, target1.index)
+				w.Wait() // hangs, and fails the bubble, if the watcher goes on
+			})
+		})
+	}
 }

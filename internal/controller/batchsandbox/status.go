@@ -181,7 +181,7 @@ func tasksCompleted(obs *observed, status *v1alpha1.BatchSandboxStatus) (ok bool
 	ended := int(status.TaskSucceed + status.TaskFailed)
 	switch {
 	case ended < obs.replicas():
-		message = "not every task has ended"
+		message = "not every task has ended" + retryNote(obs)
 		if first := firstUnknown(obs); first != "" {
 			message += "; " + first
 		}
@@ -190,6 +190,19 @@ func tasksCompleted(obs *observed, status *v1alpha1.BatchSandboxStatus) (ok bool
 		return true, v1alpha1.ReasonTasksFailed, fmt.Sprintf("%d of %d tasks failed", status.TaskFailed, ended) + whyFailed(status)
 	default:
 		return true, v1alpha1.ReasonTasksSucceeded, "every task succeeded"
+	}
+}
+
+// retryNote completes a message where tasks wait to be run again. It doesn't tick.
+func retryNote(obs *observed) string {
+	why, others := obs.waiting()
+	switch {
+	case why == "":
+		return ""
+	case others == 0:
+		return "; " + why
+	default:
+		return fmt.Sprintf("; %s; and %d more", why, others)
 	}
 }
 
@@ -234,6 +247,7 @@ func taskStatus(obs *observed, status *v1alpha1.BatchSandboxStatus) {
 			status.TaskPending++
 		}
 	}
+	obs.noteTries(status)
 	status.CompletedIndexes = indexset.Format(completed)
 	status.FailedIndexes = indexset.Format(failed)
 	status.FailedReasons = formatReasons(reasons)

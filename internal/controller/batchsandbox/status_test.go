@@ -208,7 +208,7 @@ func TestTheCountersOfTasksSumUpToTheirNumber(t *testing.T) {
 		}
 		// What the status says is all that the next look needs.
 		obs.sb.Status = *s
-		again := mergeEnds(obs.sb, nil)
+		again := recordedEnds(&obs.sb.Status)
 		if len(again) != int(s.TaskSucceed+s.TaskFailed) {
 			t.Fatalf("read back %d ends of %d", len(again), s.TaskSucceed+s.TaskFailed)
 		}

@@ -67,13 +67,9 @@ type taskEnd struct {
 // desiredTask is the task of one index: taskTemplate with shardTaskPatches[index], and the fields of the sandbox's pod that
 // its environment takes and doesn't have yet. The problem says what to change.
 func desiredTask(sb *v1alpha1.BatchSandbox, index, try int) (taskexecutor.Task, []fieldRef, *problem) {
-	spec := sb.Spec.TaskTemplate.Spec
-	if index < len(sb.Spec.ShardTaskPatches) {
-		patched, err := patchTask(sb.Spec.TaskTemplate, sb.Spec.ShardTaskPatches[index].Raw)
-		if err != nil {
-			return taskexecutor.Task{}, nil, taskProblem("spec.shardTaskPatches[%d] %v", index, err)
-		}
-		spec = patched.Spec
+	spec, problem := taskSpecOf(sb, index)
+	if problem != nil {
+		return taskexecutor.Task{}, nil, problem
 	}
 	task := taskexecutor.Task{Name: taskName(sb.UID, index, try), Process: taskexecutor.Process{
 		Command:    spec.Process.Command,
@@ -92,6 +88,22 @@ func desiredTask(sb *v1alpha1.BatchSandbox, index, try int) (taskexecutor.Task, 
 		return taskexecutor.Task{}, nil, taskProblem("the task of index %d can't be run: %v", index, err)
 	}
 	return task, fields, nil
+}
+
+// taskSpecOf is taskTemplate.spec with shardTaskPatches[index]. The problem says what to change.
+func taskSpecOf(sb *v1alpha1.BatchSandbox, index int) (*v1alpha1.TaskSpec, *problem) {
+	template := sb.Spec.TaskTemplate
+	if index < len(sb.Spec.ShardTaskPatches) {
+		patched, err := patchTask(template, sb.Spec.ShardTaskPatches[index].Raw)
+		if err != nil {
+			return nil, taskProblem("spec.shardTaskPatches[%d] %v", index, err)
+		}
+		template = patched
+	}
+	if limit := template.Spec.BackoffLimit; limit != nil && *limit < 0 {
+		return nil, taskProblem("the task of index %d has a backoffLimit of %d: make it at least 0", index, *limit)
+	}
+	return &template.Spec, nil
 }
 
 func taskProblem(format string, args ...any) *problem {
@@ -124,42 +136,26 @@ func taskName(uid types.UID, index, try int) string {
 	return string(uid) + "-" + strconv.Itoa(index) + "-" + strconv.Itoa(try)
 }
 
-// tryOf is the number of the current try of an index, from 1.
-func tryOf(status *v1alpha1.BatchSandboxStatus, index int) int {
-	for _, t := range status.TaskTries {
-		if int(t.Index) == index {
-			return 1 + int(t.Failed+t.Lost)
-		}
-	}
-	return 1
-}
-
-// mergeEnds joins the ends that the status has with those that executors reported since.
-func mergeEnds(sb *v1alpha1.BatchSandbox, states map[int]taskState) map[int]taskEnd {
+// recordedEnds are the ends that the status has, their durable home.
+func recordedEnds(status *v1alpha1.BatchSandboxStatus) map[int]taskEnd {
 	ends := map[int]taskEnd{}
 	// A list in the status that can't be read was not written by a controller; its indexes count as not ended.
-	completed, _ := indexset.Parse(sb.Status.CompletedIndexes)
-	failed, _ := indexset.Parse(sb.Status.FailedIndexes)
+	completed, _ := indexset.Parse(status.CompletedIndexes)
+	failed, _ := indexset.Parse(status.FailedIndexes)
 	for _, index := range completed {
 		ends[index] = taskEnd{ok: true, recorded: true}
 	}
 	for _, index := range failed {
 		ends[index] = taskEnd{recorded: true}
 	}
-	for i := range sb.Status.FailedTasks {
-		f := &sb.Status.FailedTasks[i]
+	for i := range status.FailedTasks {
+		f := &status.FailedTasks[i]
 		if end, ok := ends[int(f.Index)]; ok && !end.ok {
 			end.failed = f
 			ends[int(f.Index)] = end
 		}
 	}
-	recallReasons(&sb.Status, ends)
-	for index, state := range states {
-		if _, known := ends[index]; known || state.phase != taskEnded {
-			continue
-		}
-		ends[index] = endOf(index, state)
-	}
+	recallReasons(status, ends)
 	return ends
 }
 

@@ -3,6 +3,7 @@
 package batchsandbox
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -101,6 +102,8 @@ func TestDesiredTaskRefuses(t *testing.T) {
 		"a patch that is no object":     {taskBatch(`["x"]`), "spec.shardTaskPatches[0] is no strategic merge patch"},
 		"a patch that is broken":        {taskBatch(`{`), "spec.shardTaskPatches[0] is no strategic merge patch"},
 		"a patch of another type":       {taskBatch(`{"spec":{"timeoutSeconds":"soon"}}`), "spec.shardTaskPatches[0] makes something that is no task"},
+		"a backoffLimit below 0":        {taskBatch(`{"spec":{"backoffLimit":-1}}`), "backoffLimit of -1"},
+		"a backoffLimit too large":      {taskBatch(`{"spec":{"backoffLimit":2147483648}}`), "makes something that is no task"},
 		"a timeout below 0":             {taskBatch(`{"spec":{"timeoutSeconds":-1}}`), "timeoutSeconds"},
 		"a variable without a name":     {taskBatch(`{"spec":{"process":{"env":[{"name":"","value":"x"}]}}}`), "env"},
 		"a variable from somewhere else": {
@@ -117,21 +120,6 @@ func TestDesiredTaskRefuses(t *testing.T) {
 				t.Errorf("problem %+v, want InvalidTask with %q", *problem, c.want)
 			}
 		})
-	}
-}
-
-func TestTryOf(t *testing.T) {
-	status := &v1alpha1.BatchSandboxStatus{TaskTries: []v1alpha1.TaskTries{{Index: 1, Failed: 2, Lost: 3}}}
-	for index, want := range map[int]int{0: 1, 1: 6, 2: 1} {
-		if got := tryOf(status, index); got != want {
-			t.Errorf("try of index %d is %d, want %d", index, got, want)
-		}
-	}
-	setLostTries(status, 1, 4)
-	setLostTries(status, 0, 1)
-	want := []v1alpha1.TaskTries{{Index: 1, Failed: 2, Lost: 4}, {Index: 0, Lost: 1}}
-	if diff := cmp.Diff(want, status.TaskTries); diff != "" {
-		t.Errorf("tries (-want +got):\n%s", diff)
 	}
 }
 
@@ -168,36 +156,23 @@ func TestEndOf(t *testing.T) {
 	}
 }
 
-func TestMergeEnds(t *testing.T) {
-	ended := taskState{phase: taskEnded, try: 1, end: &taskexecutor.Terminated{Reason: taskexecutor.ReasonCompleted}}
-	failedNow := taskState{phase: taskEnded, try: 1, end: &taskexecutor.Terminated{ExitCode: 1}}
+func TestRecordedEnds(t *testing.T) {
 	sb := makeBatch("b").Obj()
 	sb.Status.CompletedIndexes, sb.Status.FailedIndexes = "0-1", "2,5"
 	sb.Status.FailedTasks = []v1alpha1.FailedTask{{Index: 2, Reason: "TimedOut"}, {Index: 9, Reason: "of no failed index"}}
-	got := mergeEnds(sb, map[int]taskState{
-		0: failedNow, // an end is final once recorded
-		3: ended, 4: {phase: taskRunning, try: 1}, 6: {phase: taskStopped}, 7: failedNow,
-	})
-	type end struct {
-		OK, Recorded bool
-		Reason       string
-	}
-	flat := map[int]end{}
-	for i, e := range got {
-		flat[i] = end{OK: e.ok, Recorded: e.recorded}
+	got := map[int]string{}
+	for i, e := range recordedEnds(&sb.Status) {
+		got[i] = fmt.Sprint(e.ok, e.recorded)
 		if e.failed != nil {
-			flat[i] = end{e.ok, e.recorded, e.failed.Reason}
+			got[i] += e.failed.Reason
 		}
 	}
-	want := map[int]end{
-		0: {OK: true, Recorded: true}, 1: {OK: true, Recorded: true}, 2: {Recorded: true, Reason: "TimedOut"}, 5: {Recorded: true},
-		3: {OK: true}, 7: {Reason: "NonZeroExit"},
-	}
-	if diff := cmp.Diff(want, flat); diff != "" {
+	want := map[int]string{0: "true true", 1: "true true", 2: "false trueTimedOut", 5: "false true"}
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("ends (-want +got):\n%s", diff)
 	}
 	sb.Status.CompletedIndexes, sb.Status.FailedIndexes = "x", "0-4294967295"
-	if got := mergeEnds(sb, nil); len(got) != 0 {
+	if got := recordedEnds(&sb.Status); len(got) != 0 {
 		t.Errorf("ends %v of lists that can't be read", got)
 	}
 }
