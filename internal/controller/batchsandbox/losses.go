@@ -132,6 +132,14 @@ func (l *lostTries) missing(status *v1alpha1.BatchSandboxStatus) []int {
 	return indexes
 }
 
+// moreThan is how many lost tries of these indexes the status doesn't have yet.
+func (l *lostTries) moreThan(status *v1alpha1.BatchSandboxStatus, indexes []int) (n int) {
+	for _, index := range indexes {
+		n += int(l.byIndex[index] - lostTriesOf(status, index))
+	}
+	return n
+}
+
 func lostTriesOf(status *v1alpha1.BatchSandboxStatus, index int) int32 {
 	for i := range status.TaskTries {
 		if int(status.TaskTries[i].Index) == index {

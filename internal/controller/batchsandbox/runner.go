@@ -67,6 +67,7 @@ type Runner struct {
 	mu     sync.Mutex
 	byUID  map[types.UID]map[int]*session
 	byName map[types.NamespacedName]types.UID
+	heard  map[types.UID][]heardEnd // that nobody took yet
 }
 
 // session is one watcher.
@@ -77,6 +78,8 @@ type session struct {
 	state    taskState
 	// ended is how the task ended that is being stopped; nil if it had not.
 	ended *taskexecutor.Terminated
+	// since is when the watcher began.
+	since time.Time
 }
 
 // Dial connects to the executor of a pod.
@@ -95,7 +98,7 @@ func Dialer(sign func(token.Call) (string, error)) Dial {
 func NewRunner(ctx context.Context, clk clock.Clock, wake func(types.NamespacedName), dial Dial) *Runner {
 	return &Runner{
 		ctx: ctx, clock: clk, wake: wake, dial: dial,
-		byUID: map[types.UID]map[int]*session{}, byName: map[types.NamespacedName]types.UID{},
+		byUID: map[types.UID]map[int]*session{}, byName: map[types.NamespacedName]types.UID{}, heard: map[types.UID][]heardEnd{},
 	}
 }
 
@@ -136,7 +139,7 @@ func (r *Runner) start(t target, stopping bool, initial taskState, work func(con
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
 	initial.ip = t.ip
-	s := &session{target: t, stopping: stopping, cancel: cancel, state: initial, ended: ended}
+	s := &session{target: t, stopping: stopping, cancel: cancel, state: initial, ended: ended, since: r.clock.Now()}
 	sessions[t.index] = s
 	r.wg.Go(func() {
 		defer cancel()
@@ -185,6 +188,7 @@ func (r *Runner) forgetBatch(uid types.UID) {
 		}
 	}
 	delete(r.byUID, uid)
+	delete(r.heard, uid)
 }
 
 // ForgetName ends the watchers of the batch that has or had this name.
@@ -205,6 +209,7 @@ func (r *Runner) report(s *session, state taskState) {
 	news := current && s.state != state
 	if news {
 		s.state = state
+		r.hear(s)
 	}
 	r.mu.Unlock()
 	if news {
