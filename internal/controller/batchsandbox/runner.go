@@ -85,9 +85,9 @@ type session struct {
 // Dial connects to the executor of a pod.
 type Dial func(ip string, pod types.UID) Executor
 
-// Dialer returns a Dial whose calls are signed.
-func Dialer(sign func(token.Call) (string, error)) Dial {
-	transport := taskexecutor.NewTransport()
+// Dialer returns a Dial whose calls are signed, and go over a transport that wrap may watch.
+func Dialer(sign func(token.Call) (string, error), wrap func(http.RoundTripper) http.RoundTripper) Dial {
+	transport := wrap(taskexecutor.NewTransport())
 	return func(ip string, pod types.UID) Executor {
 		return taskexecutor.New(taskexecutor.BaseURL(ip), taskexecutor.WithTransport(transport),
 			taskexecutor.WithTokens(token.ForPod(sign, string(pod))))
