@@ -8,6 +8,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -199,6 +200,14 @@ func TestADeliveryIsCountedOnceWhateverBecomesOfTheController(t *testing.T) {
 			w.onStatus = nil
 		}, map[string]float64{}},
 		"it had not looked at the batch": {func(*world) {}, map[string]float64{"deliveries_total warm": 1, "delivery_writes_total warm": 2}},
+		"it had delivered, and a sandbox was lost and not replaced yet": {func(w *world) {
+			w.settled()
+			time.Sleep(2 * time.Second)
+			w.setPods(failedStatus, "p-0")
+			w.settled()
+			w.wantCondition(v1alpha1.ConditionAllocated, "False/WaitingForPool")
+			w.addPoolPod(2)
+		}, map[string]float64{}},
 		"it had delivered nothing": {func(w *world) {
 			w.setPods(failedStatus, "p-0")
 			w.settled()
@@ -262,6 +271,25 @@ func TestADeliveryWhoseWriteIsRepeatedIsCountedOnce(t *testing.T) {
 	}
 }
 
+func TestADeliveryIsToldWhenTheAnswerToItsStatusIsLost(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.addPool(v1alpha1.RecycleNoop, 2)
+		w.appears(pooledBatch(2).Obj())
+		w.statusIs = func() error { return errors.New("no reply") }
+		if _, err := w.tryReconcile(); err == nil {
+			t.Error("the lost answer is no error")
+		}
+		if got := w.series(); got["deliveries_total warm"] != 1 || got["delivery_stage_seconds reported n"] != 0 {
+			t.Errorf("metrics %v, want a delivery that is not known to be told", got)
+		}
+		w.statusIs = nil
+		w.settled()
+		if got := w.series()["delivery_stage_seconds reported n"]; got != 1 {
+			t.Errorf("told %v times, want once", got)
+		}
+	})
+}
+
 func TestABatchWithoutPoolIsDeliveredColdWhenAllItsAddressesAreTold(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.slow()
@@ -269,8 +297,12 @@ func TestABatchWithoutPoolIsDeliveredColdWhenAllItsAddressesAreTold(t *testing.T
 		w.reconcile()
 		w.wantSeries(map[string]float64{})
 		time.Sleep(time.Second)
+		w.setPods(func(int) corev1.PodStatus { return readyStatus("10.0.0.1") }, "b-0")
+		w.reconcile()
+		w.wantSeries(map[string]float64{})
+		time.Sleep(time.Second)
 		took := time.Since(w.r.memories[w.key].delivery.seen)
-		w.setPods(func(i int) corev1.PodStatus { return readyStatus([]string{"10.0.0.1", "10.0.0.2"}[i]) }, "b-0", "b-1")
+		w.setPods(func(int) corev1.PodStatus { return readyStatus("10.0.0.2") }, "b-1")
 		w.reconcile()
 		w.settled()
 		got := w.series()
@@ -291,6 +323,13 @@ func TestWhatIsNoDeliveryIsNotCounted(t *testing.T) {
 			w.appears(pooledBatch(0).Obj())
 			w.settled()
 			w.edit(func(sb *v1alpha1.BatchSandbox) { *sb.Spec.Replicas = 1 })
+		},
+		"a batch without pool that asks for nothing, and for more later": func(w *world) {
+			w.appears(wrappers.MakeBatch(namespace, "b").Container("main").Replicas(0).Obj())
+			w.settled()
+			w.edit(func(sb *v1alpha1.BatchSandbox) { *sb.Spec.Replicas = 1 })
+			w.settled()
+			w.setPods(func(int) corev1.PodStatus { return readyStatus("10.0.0.1") }, "b-0")
 		},
 		"a batch whose pool there isn't": func(w *world) { w.appears(wrappers.MakeBatch(namespace, "b").Pool("none").Obj()) },
 		"a batch that gets a part": func(w *world) {
@@ -366,6 +405,21 @@ func TestWhenATryEndedAndWhy(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestEndsThatNobodyTookGoWithTheirBatch(t *testing.T) {
+	inBubble(t, func(w *runnerWorld) {
+		w.Run(target1, 1, task1)
+		synctest.Wait()
+		w.executor.becomes(endedWith(taskexecutor.Terminated{Reason: taskexecutor.ReasonCompleted}))
+		if n := len(w.heard[target1.uid]); n != 1 {
+			t.Errorf("%d ends heard of, want 1", n)
+		}
+		w.ForgetBatch(target1.uid)
+		if n := len(w.heard); n != 0 {
+			t.Errorf("the ends of %d batches are kept", n)
+		}
+	})
 }
 
 func TestAReasonThatNobodyKnowsMakesNoSeries(t *testing.T) {
