@@ -86,9 +86,15 @@ test-e2e: ## Run end-to-end tests on a real node (Linux as root)
 	@if [ "$$(uname -s)" != Linux ] || [ "$$(id -u)" != 0 ]; then \
 		echo "SKIP test-e2e: a real node needs Linux and root; this is $$(uname -s) as $$(id -un)"; \
 	else \
-		$(MAKE) --no-print-directory build; \
 		hack/test/with-cluster.sh node e2e -- hack/test/e2e.sh $(GOTEST) ./test/e2e/...; \
 	fi
+
+.PHONY: bench
+bench: ## Measure on a simulated cluster: BENCH=scenarios, N=, RATE=, POOL=, FOR=, RUNS=, BENCHFLAGS=
+	$(GOBUILD) -o bin/controller ./cmd/controller
+	$(GOBUILD) -o bin/bench ./test/bench
+	bin/bench $(if $(BENCH),-bench=$(BENCH)) $(if $(N),-n=$(N)) $(if $(RATE),-rate=$(RATE)) $(if $(POOL),-pool=$(POOL)) \
+		$(if $(FOR),-for=$(FOR)) $(if $(RUNS),-runs=$(RUNS)) $(BENCHFLAGS)
 
 .PHONY: fuzz
 fuzz: ## Fuzz every fuzz target for FUZZTIME each

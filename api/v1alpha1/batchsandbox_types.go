@@ -157,7 +157,10 @@ type Process struct {
 	// +listType=atomic
 	Args []string `json:"args,omitempty"`
 
-	// env is added to the environment of the sandbox container, by name.
+	// env is added to the environment of the sandbox container, by name. A valueFrom may have a fieldRef, which takes a
+	// field of the sandbox's pod as it is when the try is handed over: metadata.name, namespace, uid, labels['KEY'] and
+	// annotations['KEY'], spec.nodeName and serviceAccountName, status.hostIP, hostIPs, podIP and podIPs. Other sources are refused:
+	// put them into env or envFrom of the sandbox container. Nothing is expanded: $(NAME) stays as it is.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
@@ -232,11 +235,18 @@ type BatchSandboxStatus struct {
 	// +optional
 	FailedIndexes string `json:"failedIndexes,omitempty"`
 
-	// failedTasks tells of the first failures, at most 10, in index order.
+	// failedTasks tells of the failures with the lowest indexes, at most 10, in index order.
 	// +optional
 	// +listType=map
 	// +listMapKey=index
 	FailedTasks []FailedTask `json:"failedTasks,omitempty"`
+
+	// failedReasons tells of every failure why it failed: the failed indexes by reason. Failures that an older controller
+	// recorded are in failedIndexes alone.
+	// +optional
+	// +listType=map
+	// +listMapKey=reason
+	FailedReasons []FailedReason `json:"failedReasons,omitempty"`
 
 	// taskTries lists the indexes that are beyond their first try.
 	// +optional
@@ -293,6 +303,15 @@ type FailedTask struct {
 	// output has the last lines the task wrote, at most 1 KiB.
 	// +optional
 	Output string `json:"output,omitempty"`
+}
+
+// FailedReason are the tasks that failed for one reason.
+type FailedReason struct {
+	// reason is one of those of failedTasks.
+	Reason string `json:"reason"`
+
+	// indexes are the failed tasks, compressed: "0-3,7".
+	Indexes string `json:"indexes"`
 }
 
 // TaskTries counts the tries of one index beyond its first.

@@ -135,7 +135,7 @@ type PoolStatus struct {
 	// +kubebuilder:default=0
 	Available int32 `json:"available"`
 
-	// updated is the number of pods of the current revision.
+	// updated is the number of pods of the current revision whose executors don't obey a root that was lost.
 	// +optional
 	// +kubebuilder:default=0
 	Updated int32 `json:"updated"`

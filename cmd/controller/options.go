@@ -32,6 +32,10 @@ type Options struct {
 	MetricsAddress string
 	HealthAddress  string
 
+	// PprofAddress is host:port of profiles; "0" or empty, the default, turns them off. Whoever reaches it may slow the
+	// controller down.
+	PprofAddress string
+
 	// QPS and Burst limit the calls to the API server; QPS 0 means no limit on this side.
 	QPS   float64
 	Burst int
@@ -63,6 +67,7 @@ func parse(args []string, out io.Writer) (Options, error) {
 	flags.DurationVar(&o.RetryPeriod, "leader-elect-retry-period", 2*time.Second, "time between two tries to lead or to renew")
 	flags.StringVar(&o.MetricsAddress, "metrics-bind-address", ":8080", "host:port of the metrics; 0 turns them off")
 	flags.StringVar(&o.HealthAddress, "health-probe-bind-address", ":8081", "host:port of /healthz and /readyz; 0 turns them off")
+	flags.StringVar(&o.PprofAddress, "pprof-bind-address", "", "host:port of profiles, for development; default off")
 	flags.Float64Var(&o.QPS, "kube-client-qps", 0, "calls a second to the API server; 0 leaves the limit to the API server")
 	flags.IntVar(&o.Burst, "kube-client-burst", 0, "calls above --kube-client-qps for a moment; default twice the QPS")
 	flags.IntVar(&o.Concurrency, "concurrency", 16, "batches, and pools, worked on at once")

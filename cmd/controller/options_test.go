@@ -138,7 +138,9 @@ func TestSlimPodKeepsWhatTheControllersRead(t *testing.T) {
 			ObjectMeta: metav1.ObjectMeta{
 				Name: "p", Labels: labels, Annotations: map[string]string{"a": "b"}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m"}},
 			},
-			Spec:   corev1.PodSpec{NodeName: "n"},
+			Spec: corev1.PodSpec{NodeName: "n", Containers: []corev1.Container{{ // the ledger reads the root from there
+				Name: v1alpha1.TaskExecutorContainer, Env: []corev1.EnvVar{{Name: "SANDBOX_CONTROLLER_ROOT", Value: "r"}},
+			}}},
 			Status: corev1.PodStatus{PodIP: "10.0.0.1"},
 		}
 	}

@@ -295,6 +295,7 @@ func managerOptions(o Options, logger logr.Logger) ctrl.Options {
 		},
 		Metrics:                       metricsserver.Options{BindAddress: offIfEmpty(o.MetricsAddress)},
 		HealthProbeBindAddress:        offIfEmpty(o.HealthAddress),
+		PprofBindAddress:              offIfEmpty(o.PprofAddress),
 		LeaderElection:                o.LeaderElect,
 		LeaderElectionID:              v1alpha1.LeaderElectionID,
 		LeaderElectionNamespace:       ownNamespace(o),

@@ -46,7 +46,8 @@ func TestParse(t *testing.T) {
 	}
 	cases := map[string]struct {
 		args    []string
-		env     string
+		env     string // of the main container's name
+		mode    string // of the mode
 		want    Options
 		wantErr string
 	}{
@@ -56,21 +57,27 @@ func TestParse(t *testing.T) {
 		"the container's name from the environment": {env: "main", want: with(func(o *Options) { o.MainContainer = "main" })},
 		"a flag wins over the environment": {env: "main", args: []string{"-main-container-name=other"},
 			want: with(func(o *Options) { o.MainContainer = "other" })},
-		"sidecar without a value": {args: []string{"-enable-sidecar-mode"}, want: with(func(o *Options) { o.Mode = sandbox.Sidecar })},
-		"sidecar with a value":    {args: []string{"-enable-sidecar-mode=true"}, want: with(func(o *Options) { o.Mode = sandbox.Sidecar })},
-		"no sidecar":              {args: []string{"-enable-sidecar-mode=false"}, want: with(func(o *Options) { o.Mode = sandbox.Own })},
-		"sidecar as it comes":     {args: []string{"-enable-sidecar-mode=auto"}, want: defaults},
-		"another log level":       {args: []string{"-log-level=debug"}, want: with(func(o *Options) { o.LogLevel = slog.LevelDebug })},
-		"a bad mode":              {args: []string{"-enable-sidecar-mode=maybe"}, wantErr: "auto"},
-		"a bad address":           {args: []string{"-listen-addr=5758"}, wantErr: "host:port"},
-		"no data directory":       {args: []string{"-data-dir="}, wantErr: "-data-dir"},
-		"an argument":             {args: []string{"serve"}, wantErr: "only flags"},
-		"a flag nobody knows":     {args: []string{"-nope"}, wantErr: "nope"},
+		"sidecar without a value":      {args: []string{"-enable-sidecar-mode"}, want: with(func(o *Options) { o.Mode = sandbox.Sidecar })},
+		"sidecar with a value":         {args: []string{"-enable-sidecar-mode=true"}, want: with(func(o *Options) { o.Mode = sandbox.Sidecar })},
+		"no sidecar":                   {args: []string{"-enable-sidecar-mode=false"}, want: with(func(o *Options) { o.Mode = sandbox.Own })},
+		"sidecar from the environment": {mode: "true", want: with(func(o *Options) { o.Mode = sandbox.Sidecar })},
+		"a flag wins over the environment's mode": {mode: "true", args: []string{"-enable-sidecar-mode=false"},
+			want: with(func(o *Options) { o.Mode = sandbox.Own })},
+		"a bad mode in the environment": {mode: "perhaps", wantErr: "$SANDBOX_SIDECAR_MODE"},
+		"sidecar as it comes":           {args: []string{"-enable-sidecar-mode=auto"}, want: defaults},
+		"another log level":             {args: []string{"-log-level=debug"}, want: with(func(o *Options) { o.LogLevel = slog.LevelDebug })},
+		"a bad mode":                    {args: []string{"-enable-sidecar-mode=maybe"}, wantErr: "auto"},
+		"a bad address":                 {args: []string{"-listen-addr=5758"}, wantErr: "host:port"},
+		"no data directory":             {args: []string{"-data-dir="}, wantErr: "-data-dir"},
+		"an argument":                   {args: []string{"serve"}, wantErr: "only flags"},
+		"a flag nobody knows":           {args: []string{"-nope"}, wantErr: "nope"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			var told bytes.Buffer
-			got, err := parse(tc.args, func(name string) string { return map[string]string{sandbox.MainContainerEnv: tc.env}[name] }, &told)
+			got, err := parse(tc.args, func(name string) string {
+				return map[string]string{sandbox.MainContainerEnv: tc.env, "SANDBOX_SIDECAR_MODE": tc.mode}[name]
+			}, &told)
 			if (err != nil) != (tc.wantErr != "") || !strings.Contains(told.String(), tc.wantErr) {
 				t.Fatalf("error %v, told %q, want %q", err, told.String(), tc.wantErr)
 			}

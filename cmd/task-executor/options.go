@@ -54,13 +54,19 @@ func parse(args []string, getenv func(string) string, out io.Writer) (Options, e
 	flags.StringVar(&opts.MainContainer, "main-container-name", opts.MainContainer,
 		"`name` of the sandbox's container, which has it in its environment as "+sandbox.MainContainerEnv+
 			"; needed where a pod has several containers beside the executor's (default $"+sandbox.MainContainerEnv+")")
-	flags.Var((*modeFlag)(&opts.Mode), "enable-sidecar-mode",
-		"run tasks in another container of the pod (true), in the executor's own (false), or as the pod is made (auto)")
+	mode := (*modeFlag)(&opts.Mode)
+	modeErr := mode.Set(getenv(taskexecutor.SidecarModeEnv))
+	flags.Var(mode, "enable-sidecar-mode",
+		"run tasks in another container of the pod (true), in the executor's own (false), or as the pod is made (auto) (default $"+
+			taskexecutor.SidecarModeEnv+", else auto)")
 	flags.TextVar(&opts.LogLevel, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn or error")
 	if err := flags.Parse(args); err != nil {
 		return Options{}, err
 	}
-	if err := errors.Join(opts.readRoot(getenv), opts.check(flags.Args())); err != nil {
+	if modeErr != nil {
+		modeErr = fmt.Errorf("$%s: %w", taskexecutor.SidecarModeEnv, modeErr)
+	}
+	if err := errors.Join(modeErr, opts.readRoot(getenv), opts.check(flags.Args())); err != nil {
 		fmt.Fprintln(out, "task-executor:", err) // nobody to tell a failed write to
 		return Options{}, err
 	}

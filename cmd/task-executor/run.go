@@ -47,7 +47,7 @@ const (
 
 // run serves until ctx is done, and then ends all tasks.
 func run(ctx context.Context, opts Options) (err error) {
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: opts.LogLevel}))
+	log := slog.New(slog.NewTextHandler(withoutStalls(os.Stderr, stallLimit), &slog.HandlerOptions{Level: opts.LogLevel}))
 	// A closed stdout must not end the executor; ignoring the signal would make tasks ignore it.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 
@@ -131,7 +131,7 @@ func newManager(ctx context.Context, opts Options, p parts) (*task.Manager, erro
 		Store:       p.records,
 		FS:          fs,
 		Find:        finder.Find,
-		Lines:       newLineWriter(os.Stdout).write,
+		Lines:       newLineWriter(withoutStalls(os.Stdout, stallLimit)).write,
 		Clock:       clock.RealClock{},
 		Log:         p.log,
 		Boot:        strings.TrimSpace(string(boot)),

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts the binaries of bin/ as images into the cluster that hack/test/with-cluster.sh started, deploys the controller
+# Builds the binaries, puts them as images into the cluster that hack/test/with-cluster.sh started, deploys the controller
 # there, runs the command against it, and then tests that undeploying leaves nothing behind.
 #
 #   hack/test/with-cluster.sh node e2e -- hack/test/e2e.sh COMMAND...
@@ -9,6 +9,7 @@ shopt -s inherit_errexit
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 : "${KUBECONFIG:?run this through hack/test/with-cluster.sh}" "${OPENSANDBOX_CLUSTER_NAME:?run this through hack/test/with-cluster.sh}"
 
+make --no-print-directory build >&2 # what is in bin/ may be older than the checkout
 pushed=$(go -C hack/localcluster run . push --name="$OPENSANDBOX_CLUSTER_NAME" --bin="$PWD/bin")
 # By digest the controller rolls out whenever its content changed. kind has no registry, hence no digest.
 by_digest=$(sed -n 's/^IMG=//p' <<<"$pushed")

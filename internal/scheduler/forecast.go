@@ -115,7 +115,7 @@ func (p *pool) noteStart(e *entry, before Pod) {
 	if known := before.Name != ""; !known || before.State != PodStarting || before.Recycling || e.pod.State != PodReady {
 		return
 	}
-	if e.pod.Revision == p.revision {
+	if p.isUpdated(e.pod) {
 		p.started++
 	}
 	if !e.fresh {

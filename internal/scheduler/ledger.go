@@ -42,10 +42,11 @@ type Counts struct {
 	Stuck int
 	// Waiting is the number of sandboxes in the queue.
 	Waiting int
-	// Updated pods have the pool's current revision, whoever holds them, and are not terminating.
+	// Updated pods have the pool's current revision and believe no other root, whoever holds them, and are not terminating.
 	Updated int
-	// StaleIdle and StaleStarting are those of Idle and Starting that have another revision.
-	StaleIdle, StaleStarting int
+	// StaleIdle and StaleStarting are those of Idle and Starting that are not Updated. OtherRoot of both have the current
+	// revision: their root alone is another.
+	StaleIdle, StaleStarting, OtherRoot int
 }
 
 // Total is the size of the pool: all but the terminating pods.
@@ -103,12 +104,15 @@ type Ledger struct {
 type pool struct {
 	name            types.NamespacedName
 	revision        string
+	root            string // that new pods' executors believe, "" for none
 	pods            map[string]*entry
 	counts          [numClasses]int
 	updated         int
-	startingUpdated int        // of the starting pods, those of the current revision
-	idle            *list.List // of *entry, current revision
-	stale           *list.List // of *entry, other revisions
+	startingUpdated int        // of the starting pods, those that are updated
+	otherRoot       int        // of the idle and starting pods of the current revision, those that believe another root
+	idle            *list.List // of *entry, current revision and root
+	rootless        *list.List // of *entry, current revision and no root, where the controller has one
+	stale           *list.List // of *entry, other revisions and roots
 	queue           *queue
 	moved           bool              // it stands in the ledger's list of moved queues
 	holders         map[string]holder // by pod name, also of pods not seen yet
@@ -226,8 +230,8 @@ func (l *Ledger) pool(name types.NamespacedName) *pool {
 	p, ok := l.pools[name]
 	if !ok {
 		p = &pool{
-			name: name, pods: map[string]*entry{}, idle: list.New(), stale: list.New(), queue: newQueue(),
-			holders: map[string]holder{},
+			name: name, pods: map[string]*entry{}, idle: list.New(), rootless: list.New(), stale: list.New(),
+			queue: newQueue(), holders: map[string]holder{},
 		}
 		l.pools[name] = p
 	}
@@ -366,20 +370,7 @@ func (l *Ledger) ObservePool(name types.NamespacedName, revision string) {
 			return
 		}
 		p.revision = revision
-		p.updated, p.startingUpdated = 0, 0
-		for _, e := range p.pods {
-			if !p.isUpdated(e) {
-				continue
-			}
-			p.updated++
-			if e.class == classStarting {
-				p.startingUpdated++
-			}
-		}
-		for _, e := range p.starting {
-			p.noteStarting(e)
-		}
-		p.relist()
+		p.compare()
 	})
 }
 
@@ -416,16 +407,7 @@ func (p *pool) count(e *entry, by int) {
 		return
 	}
 	p.counts[e.class] += by
-	if p.isUpdated(e) {
-		p.updated += by
-		if e.class == classStarting {
-			p.startingUpdated += by
-		}
-	}
-}
-
-func (p *pool) isUpdated(e *entry) bool {
-	return e.class != classTerminating && e.class != classStuck && e.pod.Revision == p.revision
+	p.countUpdated(e, by)
 }
 
 // classOf is the truth table of what a pod counts as; its node is what it was not yet when the pod was bound to it:
@@ -494,10 +476,12 @@ func (p *pool) listOf(e *entry) *list.List {
 	switch {
 	case e.class != classIdle:
 		return nil
-	case e.pod.Revision == p.revision:
-		return p.idle
-	default:
+	case !p.isUpdated(e.pod):
 		return p.stale
+	case e.pod.Root != p.root:
+		return p.rootless
+	default:
+		return p.idle
 	}
 }
 
@@ -514,9 +498,9 @@ func (p *pool) unlist(e *entry) {
 	}
 }
 
-// nextIdle is the pod to hand out next: of the current revision first, then the one idle longest.
+// nextIdle is the pod to hand out next: of the current revision and root first, of no root next, then the one idle longest.
 func (p *pool) nextIdle() *entry {
-	for _, l := range []*list.List{p.idle, p.stale} {
+	for _, l := range []*list.List{p.idle, p.rootless, p.stale} {
 		if front := l.Front(); front != nil {
 			return front.Value.(*entry) //nolint:forcetypeassert // only entries are put into these lists
 		}
@@ -829,29 +813,33 @@ func (l *Ledger) Counts(name types.NamespacedName) Counts {
 
 		StaleIdle:     p.stale.Len(),
 		StaleStarting: p.counts[classStarting] - p.startingUpdated,
+		OtherRoot:     p.otherRoot,
 	}
 }
 
 // Retire picks n unheld pods for deletion and counts them as terminating, so that no batch is given one of them:
-// starting ones first, those of an old revision before others, then idle ones of an old revision, then the one that
-// became idle last. It returns fewer if there are fewer.
+// starting ones first, those of an old revision or another root before others, then idle ones of these, then those of no
+// root, then the one that became idle last. It returns fewer if there are fewer.
 func (l *Ledger) Retire(name types.NamespacedName, n int) []Pod {
 	return l.retire(name, n, func(p *pool) []*entry {
-		starting := p.startingPods(func(*entry) bool { return true })
-		return append(append(starting, youngestFirst(p.stale, n-len(starting))...), youngestFirst(p.idle, n-len(starting)-p.stale.Len())...)
+		chosen := p.startingPods(func(*entry) bool { return true })
+		for _, idle := range []*list.List{p.stale, p.rootless, p.idle} {
+			chosen = append(chosen, youngestFirst(idle, n-len(chosen))...)
+		}
+		return chosen
 	})
 }
 
-// RetireStale is Retire for unheld pods of an old revision alone: starting ones first, then the one that became idle last.
+// RetireStale is Retire for unheld pods of an old revision or another root alone: starting ones first, then the one that became idle last.
 // Pods that no watch has shown yet are left for later, since they can't be deleted.
 func (l *Ledger) RetireStale(name types.NamespacedName, n int) []Pod {
 	return l.retire(name, n, func(p *pool) []*entry {
-		starting := p.startingPods(func(e *entry) bool { return e.pod.Revision != p.revision && e.pod.UID != "" })
+		starting := p.startingPods(func(e *entry) bool { return !p.isUpdated(e.pod) && e.pod.UID != "" })
 		return append(starting, youngestFirst(p.stale, n-len(starting))...)
 	})
 }
 
-// startingPods are the starting pods that are wanted, those of an old revision first, then by name.
+// startingPods are the starting pods that are wanted, those of an old revision or another root first, then by name.
 func (p *pool) startingPods(wanted func(*entry) bool) []*entry {
 	var starting []*entry
 	for _, e := range p.starting.byName() {
@@ -860,10 +848,10 @@ func (p *pool) startingPods(wanted func(*entry) bool) []*entry {
 		}
 	}
 	slices.SortStableFunc(starting, func(a, b *entry) int {
-		switch stale := a.pod.Revision != p.revision; {
-		case stale == (b.pod.Revision != p.revision):
+		switch updated := p.isUpdated(a.pod); {
+		case updated == p.isUpdated(b.pod):
 			return 0
-		case stale:
+		case !updated:
 			return -1
 		default:
 			return 1

@@ -276,6 +276,7 @@ func ledgerHistory(t *rapid.T) {
 			pod.ResourceVersion = fmt.Sprint(version)
 			pod.State = rapid.SampledFrom([]PodState{PodStarting, PodReady, PodReady, PodUnusable, PodTerminating}).Draw(t, "state")
 			pod.Revision = rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "revision")
+			pod.Root = rapid.SampledFrom([]string{"", "root", "other"}).Draw(t, "root")
 			pod.Node = rapid.SampledFrom([]string{"", "n1", "n2"}).Draw(t, "node")
 			drawStart(t, &pod)
 			l.ObservePod(poolP, pod)
@@ -317,6 +318,7 @@ func ledgerHistory(t *rapid.T) {
 		"retire":   func(t *rapid.T) { l.Retire(poolP, 1) },
 		"unretire": func(t *rapid.T) { l.Unretire(poolP, podName.Draw(t, "pod")) },
 		"revision": func(t *rapid.T) { l.ObservePool(poolP, rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "revision")) },
+		"root":     func(t *rapid.T) { l.ObserveRoot(poolP, rapid.SampledFrom([]string{"root", "other"}).Draw(t, "root")) },
 		"tell":     func(t *rapid.T) { m.tell(t, rapid.IntRange(1, 3).Draw(t, "n")) },
 		"rest":     m.rest,
 		"": func(t *rapid.T) {
@@ -478,22 +480,27 @@ func mustBeConsistent(t *rapid.T, l *Ledger) {
 		t.Fatalf("holders %v, want %v", p.holders, holders)
 	}
 	var want [numClasses]int
-	updated := 0
+	updated, otherRoot := 0, 0
 	for _, e := range p.pods {
-		want[p.classOf(e)]++
-		if p.isUpdated(e) {
+		class := p.classOf(e)
+		want[class]++
+		switch {
+		case class == classTerminating || class == classStuck:
+		case p.isUpdated(e.pod):
 			updated++
+		case e.pod.Revision == p.revision && (class == classIdle || class == classStarting):
+			otherRoot++
 		}
 	}
-	if p.counts != want || p.updated != updated {
-		t.Fatalf("counts %v updated %d, want %v %d", p.counts, p.updated, want, updated)
+	if p.counts != want || p.updated != updated || p.otherRoot != otherRoot {
+		t.Fatalf("counts %v, updated %d, of another root %d; want %v, %d, %d", p.counts, p.updated, p.otherRoot, want, updated, otherRoot)
 	}
 	for _, e := range p.pods {
 		if e.in != p.listOf(e) {
 			t.Fatalf("pod %s of class %d is in the wrong list", e.pod.Name, e.class)
 		}
 	}
-	if listed := p.idle.Len() + p.stale.Len(); listed != want[classIdle] {
+	if listed := p.idle.Len() + p.rootless.Len() + p.stale.Len(); listed != want[classIdle] {
 		t.Fatalf("%d pods in the idle lists, want %d", listed, want[classIdle])
 	}
 	mustIndexStartingPods(t, p)

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/internal/utils/podtemplate"
 	"opensandbox.io/controller/internal/utils/podutil"
 	"opensandbox.io/controller/internal/utils/recycling"
 )
@@ -39,6 +40,10 @@ type Pod struct {
 	IP              string
 	Node            string
 	State           PodState
+
+	// Root is the root of the controller's tokens that the pod's executor believes, "" for none. It is the string of the
+	// pod's own environment, and costs no memory beside it.
+	Root string
 
 	// Ready is the pod's Ready condition, whatever the state: a held pod that is to be evicted may well be Ready.
 	Ready bool
@@ -88,6 +93,7 @@ func PodOf(pod *corev1.Pod) Pod {
 		Revision:        pod.Labels[v1alpha1.PoolRevisionLabel],
 		IP:              pod.Status.PodIP,
 		Node:            pod.Spec.NodeName,
+		Root:            podtemplate.RootOf(&pod.Spec),
 		State:           stateOf(pod),
 		Ready:           podutil.IsReady(pod),
 		BatchLabel:      pod.Labels[v1alpha1.BatchNameLabel],

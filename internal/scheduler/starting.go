@@ -48,7 +48,7 @@ func (p *pool) noteStarting(e *entry) {
 	counts := e.class == classStarting && !e.pod.Recycling
 	p.starts.list(e, counts)
 	p.starts.keepQuiet(e, counts && e.pod.Failure.Reason == "" && !e.pod.Since.IsZero())
-	p.starts.countCrash(e, counts && e.pod.Failure.Reason == crashLoop && e.pod.Revision == p.revision)
+	p.starts.countCrash(e, counts && e.pod.Failure.Reason == crashLoop && p.isUpdated(e.pod))
 }
 
 // forgetStarting takes a pod that is gone out of the index.

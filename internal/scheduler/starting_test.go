@@ -50,7 +50,7 @@ func mustIndexStartingPods(t *rapid.T, p *pool) {
 			unschedulable++
 		case reason != "":
 			stuck++
-			if reason == crashLoop && e.pod.Revision == p.revision {
+			if reason == crashLoop && p.isUpdated(e.pod) {
 				crashing++
 			}
 		case !e.pod.Since.IsZero():

@@ -8,7 +8,7 @@ import (
 	"opensandbox.io/controller/api/v1alpha1"
 )
 
-// UpdatePlan is what to do about the unheld pods of an old revision.
+// UpdatePlan is what to do about the unheld pods of an old revision, or whose executors believe another root.
 type UpdatePlan struct {
 	// Replace is the number of them to delete now: starting ones first, then idle ones. Each that is deleted is owed a
 	// pod of the current revision.
@@ -24,7 +24,8 @@ func (c Counts) Owed(spec v1alpha1.CapacitySpec, owed int) int {
 	return max(0, min(owed, max(int(spec.BufferMax)-c.Buffer(), int(spec.PoolMin)-c.Total())))
 }
 
-// PlanUpdate decides how many unheld pods of an old revision are replaced now: as many as the budget leaves.
+// PlanUpdate decides how many unheld pods of an old revision are replaced now: as many as the budget leaves. Pods whose
+// executors believe another root than the controller's are like those of an old revision.
 //
 //	unavailable = starting pods of the current revision + pods the pool is short of and has room for, owed ones included
 //	room        = MaxReplace - unavailable
@@ -58,6 +59,24 @@ func PlanUpdate(spec v1alpha1.CapacitySpec, n Counts, l Limits) UpdatePlan {
 	if replace <= 0 {
 		return UpdatePlan{}
 	}
-	return UpdatePlan{Replace: replace, Reason: fmt.Sprintf("replace %s: %d that no batch holds are of an old revision, at most %d at once",
-		pods(replace), n.StaleIdle+n.StaleStarting, budget)}
+	return UpdatePlan{Replace: replace, Reason: fmt.Sprintf("replace %s: %s, at most %d at once", pods(replace), staleness(n), budget)}
+}
+
+// staleness says how many unheld pods are to be replaced and what for.
+//
+//	| old revision | other root | result                |
+//	| some         | none       | old revision          |
+//	| none         | some       | other root            |
+//	| some         | some       | both, with the number |
+func staleness(n Counts) string {
+	stale := n.StaleIdle + n.StaleStarting
+	const otherRoot = "have executors that obey another root than the controller's present one"
+	switch n.OtherRoot {
+	case 0:
+		return fmt.Sprintf("%d that no batch holds are of an old revision", stale)
+	case stale:
+		return fmt.Sprintf("%d that no batch holds %s", stale, otherRoot)
+	default:
+		return fmt.Sprintf("%d that no batch holds are of an old revision, and %d %s", stale-n.OtherRoot, n.OtherRoot, otherRoot)
+	}
 }

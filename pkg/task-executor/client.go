@@ -19,11 +19,11 @@ import (
 // DefaultTimeout bounds a call, beside the caller's context. Wait adds the time it asks the executor to wait.
 const DefaultTimeout = 10 * time.Second
 
-// maxResponseHeaderBytes bounds the headers of a response.
-const maxResponseHeaderBytes = 64 << 10
-
 // ErrBodyTooLarge says that a response was larger than MaxBodyBytes and was not read to its end.
 var ErrBodyTooLarge = errors.New("response is larger than 1 MiB")
+
+// ErrRequestTooLarge says that a request would be larger than MaxBodyBytes and was not sent.
+var ErrRequestTooLarge = errors.New("request is larger than 1 MiB")
 
 // StatusError is an answer of an executor that isn't a success.
 type StatusError struct {
@@ -102,20 +102,6 @@ func New(baseURL string, opts ...Option) *Client {
 		c.http.Transport = NewTransport()
 	}
 	return c
-}
-
-// NewTransport returns a transport for talking to executors: no proxy, no compression, bounded headers, dials of at most
-// 5 s, and at most one idle connection per executor, for 90 s.
-func NewTransport() *http.Transport {
-	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}
-	return &http.Transport{
-		Proxy:                  nil,
-		DialContext:            dialer.DialContext,
-		DisableCompression:     true,
-		MaxResponseHeaderBytes: maxResponseHeaderBytes,
-		MaxIdleConnsPerHost:    1,
-		IdleConnTimeout:        90 * time.Second,
-	}
 }
 
 // BaseURL returns the URL of the executor's API on a pod's IP and the default port.
@@ -250,7 +236,7 @@ func (c *Client) request(ctx context.Context, call call) (*http.Request, error) 
 			return nil, fmt.Errorf("encode request: %w", err)
 		}
 		if len(data) > MaxBodyBytes {
-			return nil, fmt.Errorf("encode request: %d bytes, the executor takes at most %d", len(data), MaxBodyBytes)
+			return nil, fmt.Errorf("encode request of %d bytes: %w", len(data), ErrRequestTooLarge)
 		}
 	}
 	req, err := http.NewRequestWithContext(ctx, call.method, c.baseURL+call.path, bytes.NewReader(data))

@@ -167,11 +167,6 @@ func TestClientDistrustsTheExecutor(t *testing.T) {
 			t.Errorf("error %v, want a deadline", err)
 		}
 	})
-	t.Run("no proxy is used, whatever the environment says", func(t *testing.T) {
-		if NewTransport().Proxy != nil {
-			t.Error("the transport has a proxy")
-		}
-	})
 	t.Run("control characters and long strings don't get through", func(t *testing.T) {
 		c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set(RevisionHeader, strings.Repeat("r", 1000))

@@ -11,12 +11,14 @@ const DefaultPort = 5758
 // opaque: it is only ever sent back as "since". It changes with every change of the list and with every start of the daemon.
 const RevisionHeader = "Task-Revision"
 
-// The environment of an executor that takes calls from the controller alone. The controller sets both in the pods it makes.
+// The environment of an executor that takes calls from the controller alone. The controller sets it in the pods it makes.
 const (
 	// RootCertificateEnv has the certificate of the controller's root: base64 of its DER form. Nothing in it is secret.
 	RootCertificateEnv = "SANDBOX_CONTROLLER_ROOT"
 	// PodUIDEnv has the UID of the executor's pod.
 	PodUIDEnv = "SANDBOX_POD_UID"
+	// SidecarModeEnv is "true" where the executor is a container beside the sandbox's, so that it never runs tasks in its own.
+	SidecarModeEnv = "SANDBOX_SIDECAR_MODE"
 )
 
 // Bounds of the API, in bytes unless a duration.

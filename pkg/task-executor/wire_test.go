@@ -29,7 +29,7 @@ import (
 // wire writes down what goes over it.
 type wire struct {
 	host    string
-	through *http.Transport
+	through *taskexecutor.Transport
 	text    strings.Builder
 }
 

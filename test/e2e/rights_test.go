@@ -81,6 +81,8 @@ func TestTheControllersAccountMayDoWhatItDoesAndNothingElse(t *testing.T) {
 	}
 	own := slices.Sorted(slices.Values(append(everywhere,
 		"/events: create patch", // of the leader election
+		"/secrets opensandbox-controller-root: get",
+		"/secrets: create", // which can't be limited to a name
 		"coordination.k8s.io/leases 2fa1c467.opensandbox.io: get patch update",
 		"coordination.k8s.io/leases: create",
 	)))
@@ -88,7 +90,8 @@ func TestTheControllersAccountMayDoWhatItDoesAndNothingElse(t *testing.T) {
 		t.Errorf("rights in the controller's own namespace (-want +got):\n%s", diff)
 	}
 	for _, question := range []string{
-		"get secrets", "create serviceaccounts --subresource=token", "impersonate users", "update nodes",
+		"get secrets", "get secret/another", "list secrets", "update secret/opensandbox-controller-root",
+		"delete secret/opensandbox-controller-root", "create serviceaccounts --subresource=token", "impersonate users", "update nodes",
 		"create pods --subresource=exec", "create pods --subresource=attach", "create pods --subresource=portforward",
 		"create clusterrolebindings",
 	} {

@@ -67,7 +67,10 @@ type installation struct {
 	dir  string
 	addr string
 	env  []string
+	root token.Root
 	sign *token.Signer
+	// stdout is where the executor's goes, nil for nowhere.
+	stdout *os.File
 }
 
 func newInstallation(t *testing.T) *installation {
@@ -80,7 +83,7 @@ func newInstallation(t *testing.T) *installation {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &installation{t: t, dir: filepath.Join(t.TempDir(), "data"), addr: freeAddr(t), sign: signer, env: []string{
+	return &installation{t: t, dir: filepath.Join(t.TempDir(), "data"), addr: freeAddr(t), root: root, sign: signer, env: []string{
 		"PATH=" + os.Getenv("PATH"), taskexecutor.PodUIDEnv + "=" + podUID,
 		taskexecutor.RootCertificateEnv + "=" + base64.StdEncoding.EncodeToString(root.Certificate.Raw),
 	}}
@@ -124,6 +127,9 @@ func (in *installation) begin(name string) (*life, error) {
 	defer log.Close() //nolint:errcheck // the executor has its own copy
 	l.cmd = exec.Command(binary, "-listen-addr="+in.addr, "-data-dir="+in.dir, "-enable-sidecar-mode=false")
 	l.cmd.Env, l.cmd.Stderr = in.env, log
+	if in.stdout != nil {
+		l.cmd.Stdout = in.stdout
+	}
 	if err := l.cmd.Start(); err != nil {
 		return nil, err
 	}

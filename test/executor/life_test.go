@@ -3,6 +3,7 @@
 package executor
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -111,6 +112,38 @@ func TestATaskThatStaysIsKilledTenSecondsAfterItWasAskedToEnd(t *testing.T) {
 	}
 	if data, err := os.ReadFile(asked); err != nil || string(data) != "ready\nasked\n" {
 		t.Errorf("it has left %q, %v, want that it was asked to end once", data, err)
+	}
+	if err := l.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Nobody reads what the executor prints, as while the container runtime is restarted. Tasks run on, their ends are told, and
+// the executor ends when it is asked to.
+func TestAnExecutorWhoseLogIsNotReadTellsHowTasksEnd(t *testing.T) {
+	t.Parallel()
+	in := newInstallation(t)
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close() //nolint:errcheck // never read from
+	in.stdout = write
+	l, err := in.begin("life")
+	if err := errors.Join(err, write.Close()); err != nil {
+		t.Fatal(err)
+	}
+	c := in.client()
+	if err := l.healthy(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	loud := taskexecutor.Task{Name: "loud", Process: taskexecutor.Process{
+		Command: []string{"sh", "-c", "yes | head -c 1000000; echo; echo the-end; exit 3"}}}
+	if _, err := c.Set(t.Context(), []taskexecutor.Task{loud}); err != nil {
+		t.Fatal(err)
+	}
+	if end := in.awaitEnd(c, "loud"); end.ExitCode != 3 || !strings.HasSuffix(end.Output, "the-end") {
+		t.Errorf("it ended with %+v, want exit code 3 and its last output", end)
 	}
 	if err := l.stop(); err != nil {
 		t.Error(err)

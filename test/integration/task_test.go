@@ -21,26 +21,36 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/internal/utils/podtemplate"
+	taskexecutor "opensandbox.io/controller/pkg/task-executor"
 )
 
-// executors runs a real task-executor for every simulated pod of a test, on the pod's own loopback address. Tasks run in
-// its own root, since a simulated pod has none.
+// executors runs a real task-executor for every simulated pod of a test, on the pod's own loopback address. It believes whom
+// the pod's environment says. Tasks run in its own root, since a simulated pod has none.
 type executors struct {
-	s   *space
-	dir string
+	s    *space
+	dir  string
+	port string    // "5758", unless something stands between the controller and the executors
+	log  logBuffer // of all of them
 }
 
-func (s *space) startExecutors() {
+func (s *space) startExecutors() *executors {
+	s.t.Helper()
+	return s.startExecutorsOn("5758")
+}
+
+func (s *space) startExecutorsOn(port string) *executors {
 	s.t.Helper()
 	w, err := s.client.Watch(s.ctx, &corev1.PodList{}, client.InNamespace(s.name))
 	s.must(err)
-	e := &executors{s: s, dir: s.t.TempDir()}
+	e := &executors{s: s, dir: s.t.TempDir(), port: port}
 	var wg sync.WaitGroup
 	wg.Go(func() { e.follow(w) })
 	s.t.Cleanup(func() {
 		w.Stop()
 		wg.Wait()
 	})
+	return e
 }
 
 // follow runs one executor per pod until the pod goes, and all until the watch ends.
@@ -75,7 +85,11 @@ func (e *executors) follow(w watch.Interface) {
 func (e *executors) run(ctx context.Context, pod *corev1.Pod) {
 	for ctx.Err() == nil {
 		cmd := exec.CommandContext(ctx, filepath.Join(e.s.bin, "task-executor"),
-			"-listen-addr", pod.Status.PodIP+":5758", "-data-dir", filepath.Join(e.dir, string(pod.UID)), "-enable-sidecar-mode=false")
+			"-listen-addr", pod.Status.PodIP+":"+e.port, "-data-dir", filepath.Join(e.dir, string(pod.UID)), "-enable-sidecar-mode=false")
+		if root := podtemplate.RootOf(&pod.Spec); root != "" {
+			cmd.Env = append(os.Environ(), taskexecutor.RootCertificateEnv+"="+root, taskexecutor.PodUIDEnv+"="+string(pod.UID))
+		}
+		cmd.Stderr = &e.log
 		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 		cmd.WaitDelay = settleTime
 		_ = cmd.Run()

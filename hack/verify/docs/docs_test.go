@@ -78,6 +78,28 @@ func TestProseOfCode(t *testing.T) {
 	}
 }
 
+func TestCheckShown(t *testing.T) {
+	for name, tc := range map[string]struct {
+		document     string
+		wantProblems int
+	}{
+		"a file":             {"- text\n  ```yaml\n  a: 1\n  ```\n", 0},
+		"what is no file":    {"```yaml\na: 1\n```\n```yaml\na: 2\n```\n", 1},
+		"a file of the rest": {"```yaml\nb: 1\n```\n", 1},
+		"nothing":            {"```bash\nmake\n```\n", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := fstest.MapFS{
+				"docs/a.md": {Data: []byte(tc.document)}, "config/x/a.yaml": {Data: []byte("a: 1\n")}, "config/y/b.yaml": {Data: []byte("b: 1\n")},
+			}
+			problems, err := checkShown(root, "docs/a.md", "config/x")
+			if err != nil || len(problems) != tc.wantProblems {
+				t.Errorf("problems %q, %v, want %d", problems, err, tc.wantProblems)
+			}
+		})
+	}
+}
+
 func TestCheckReadmes(t *testing.T) {
 	const yaml = "```yaml\n# a comment\na: 1\n```\n"
 	tests := map[string]struct {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command docs checks what the documents of the checkout say about it: paths named in docs and comments exist, every
-// YAML block of the READMEs is a file under config/samples, and both READMEs show the same blocks.
+// YAML block of the READMEs is a file under config/samples, one of docs/security.md a file of the network policies, and both
+// READMEs show the same blocks.
 //
 //	go run ./hack/verify/docs
 package main
@@ -10,6 +11,7 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
@@ -22,6 +24,9 @@ var readmes = [2]string{"README.md", "README-ZH.md"}
 
 // samplesDir holds the tested files that the READMEs show.
 const samplesDir = "config/samples"
+
+// shown are the other documents whose YAML blocks are tested files, and where those are.
+var shown = map[string]string{"docs/security.md": "config/network-policy-sandboxes"}
 
 func main() {
 	problems, err := check(os.DirFS("."))
@@ -46,7 +51,47 @@ func check(root fs.FS) ([]string, error) {
 		return nil, err
 	}
 	blocks, err := checkReadmes(root)
-	return append(problems, blocks...), err
+	if err != nil {
+		return nil, err
+	}
+	problems = append(problems, blocks...)
+	for _, name := range slices.Sorted(maps.Keys(shown)) {
+		found, err := checkShown(root, name, shown[name])
+		if err != nil {
+			return nil, err
+		}
+		problems = append(problems, found...)
+	}
+	return problems, nil
+}
+
+// checkShown returns a problem for each YAML block of a document that is no file in dir, and for a document without one.
+func checkShown(root fs.FS, name, dir string) ([]string, error) {
+	content, err := fs.ReadFile(root, name)
+	if err != nil {
+		return nil, fmt.Errorf("read document: %w", err)
+	}
+	blocks := fencedBlocks(string(content))
+	if !slices.ContainsFunc(blocks, block.isYAML) {
+		return []string{fmt.Sprintf("%s shows no file of %s. fix: show one, or check it no more", name, dir)}, nil
+	}
+	samples, err := readSamples(root, dir)
+	if err != nil {
+		return nil, err
+	}
+	return notAmong(samples, name, dir, blocks), nil
+}
+
+// notAmong returns a problem for each YAML block of a document that is none of the samples in dir.
+func notAmong(samples map[string]string, name, dir string, blocks []block) []string {
+	var problems []string
+	for _, b := range blocks {
+		if _, known := samples[b.body]; b.isYAML() && !known {
+			problems = append(problems, fmt.Sprintf("%s:%d: this YAML block is no file under %s. fix: make them equal, or add the file",
+				name, b.line, dir))
+		}
+	}
+	return problems
 }
 
 // listFiles returns the files Git knows or would know, sorted.
@@ -86,7 +131,7 @@ func checkPaths(root fs.FS, files []string) ([]string, error) {
 
 // checkReadmes compares the READMEs' blocks with the samples and with each other.
 func checkReadmes(root fs.FS) ([]string, error) {
-	samples, err := readSamples(root)
+	samples, err := readSamples(root, samplesDir)
 	if err != nil {
 		return nil, err
 	}
@@ -98,19 +143,14 @@ func checkReadmes(root fs.FS) ([]string, error) {
 			return nil, fmt.Errorf("read document: %w", err)
 		}
 		blocks[i] = fencedBlocks(string(content))
-		for _, b := range blocks[i] {
-			if _, known := samples[b.body]; b.isYAML() && !known {
-				problems = append(problems, fmt.Sprintf("%s:%d: this YAML block is no file under %s. fix: make them equal, or add the file",
-					name, b.line, samplesDir))
-			}
-		}
+		problems = append(problems, notAmong(samples, name, samplesDir, blocks[i])...)
 	}
 	return append(problems, compareBlocks(blocks[0], blocks[1])...), nil
 }
 
-// readSamples returns the samples' names by their normalised content.
-func readSamples(root fs.FS) (map[string]string, error) {
-	names, err := fs.Glob(root, samplesDir+"/*.yaml")
+// readSamples returns the names of the files in dir by their normalised content.
+func readSamples(root fs.FS, dir string) (map[string]string, error) {
+	names, err := fs.Glob(root, dir+"/*.yaml")
 	if err != nil {
 		return nil, fmt.Errorf("list samples: %w", err)
 	}

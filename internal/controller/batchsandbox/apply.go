@@ -238,13 +238,21 @@ func changedAnnotations(obs *observed, a allocation) (changed map[string]any, ok
 	sb := obs.sb
 	changed = map[string]any{}
 	if obs.pooled() {
-		_, has := sb.Annotations[v1alpha1.AllocStatusAnnotation]
-		current, err := parseAllocStatus(sb)
-		if err != nil || (!has && len(trim(a.pods)) == 0) {
+		written, has := sb.Annotations[v1alpha1.AllocStatusAnnotation]
+		if !has && len(trim(a.pods)) == 0 {
 			return nil, false
 		}
-		if !equalPods(current, a.pods) {
-			changed[v1alpha1.AllocStatusAnnotation] = formatAllocStatus(a.pods)
+		value := formatAllocStatus(a.pods)
+		same := value == written // the usual case, which needs no reading
+		if !same {
+			current, err := parseAllocStatus(sb)
+			if err != nil {
+				return nil, false
+			}
+			same = equalPods(current, a.pods)
+		}
+		if !same {
+			changed[v1alpha1.AllocStatusAnnotation] = value
 			for _, key := range leftoverAnnotations(obs) {
 				changed[key] = nil
 			}

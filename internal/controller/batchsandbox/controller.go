@@ -324,7 +324,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	r.tellMishaps(obs, m)
 	r.forgetReleased(obs)
-	r.dispatch(obs)
+	if err := r.dispatch(ctx, obs, &out); err != nil {
+		return ctrl.Result{}, err
+	}
 	labelAgain, err := r.label(ctx, obs, m)
 	if err != nil {
 		return ctrl.Result{}, err
@@ -384,7 +386,7 @@ func (r *Reconciler) checkTasks(obs *observed, m *memory) {
 	if n := obs.replicas(); m.tasksChecked != n {
 		m.tasksChecked, m.tasksProblem = n, nil
 		for index := 0; index < n && m.tasksProblem == nil; index++ {
-			_, m.tasksProblem = desiredTask(obs.sb, index, 1)
+			_, _, m.tasksProblem = desiredTask(obs.sb, index, 1)
 			if index >= len(obs.sb.Spec.ShardTaskPatches) {
 				break // the rest are alike
 			}
@@ -403,9 +405,9 @@ func (r *Reconciler) forgetReleased(obs *observed) {
 }
 
 // dispatch has the tasks of held sandboxes run. It comes after the report, so that the number of the try is durable.
-func (r *Reconciler) dispatch(obs *observed) {
+func (r *Reconciler) dispatch(ctx context.Context, obs *observed, out *outcome) error {
 	if obs.problem != nil {
-		return
+		return nil
 	}
 	for i, s := range obs.sandboxes {
 		if _, ended := obs.ends[i]; ended || !obs.hasTasks() || !obs.wanted(i) || !s.usable() || s.ip == "" {
@@ -415,14 +417,22 @@ func (r *Reconciler) dispatch(obs *observed) {
 		if known := obs.tasks[i]; known.follows() && known.try == try && known.ip == s.ip {
 			continue
 		}
-		task, problem := desiredTask(obs.sb, i, try)
+		task, fields, problem := desiredTask(obs.sb, i, try)
 		if problem != nil {
 			continue // checkTasks tells of it
+		}
+		switch err := r.fill(ctx, obs, i, fields, task.Process.Env); {
+		case errors.Is(err, errPodNotSeen):
+			out.retryIn(staleRetry)
+			continue
+		case err != nil:
+			return err
 		}
 		r.runner.Run(target{
 			batch: client.ObjectKeyFromObject(obs.sb), uid: obs.sb.UID, index: i, pod: s.podUID, ip: s.ip,
 		}, try, task)
 	}
+	return nil
 }
 
 func (r *Reconciler) expire(ctx context.Context, sb *v1alpha1.BatchSandbox) error {
@@ -434,11 +444,13 @@ func (r *Reconciler) expire(ctx context.Context, sb *v1alpha1.BatchSandbox) erro
 	return nil
 }
 
-// statusPace is the least time between two writes of a status of which only numbers differ.
-const statusPace = 100 * time.Millisecond
+// statusPace is the least time between two writes of a status of which only numbers differ, and between two looks at a
+// batch for the sake of its tasks alone. It leaves half of the quarter of a second, within which an end is to be told, to
+// the look, the write and a busy API server.
+const statusPace = 125 * time.Millisecond
 
 // report writes the status if it changed, and tells of a new problem. A status of which only numbers differ is written at
-// most every 100 ms, so that a thousand pods that become Ready cost a few writes. It returns when to look again: after
+// most every statusPace, so that a thousand pods that become Ready cost a few writes. It returns when to look again: after
 // that wait, or at once where ends were recorded that may release sandboxes or start the time to live.
 func (r *Reconciler) report(ctx context.Context, obs *observed, p plan, out outcome, m *memory) (again time.Duration, err error) {
 	m.restarts.note(obs)
@@ -456,22 +468,38 @@ func (r *Reconciler) report(ctx context.Context, obs *observed, p plan, out outc
 	r.told(m)
 	r.events.problemFound(obs.sb, &before, firstProblem(p.problem, out.problem, p.setAside))
 	r.events.tasksCompleted(obs.sb, &before)
-	for _, end := range obs.ends {
-		if !end.recorded {
-			return time.Millisecond, nil
-		}
+	if obs.endsMatter() {
+		return time.Millisecond, nil
 	}
 	return 0, nil
+}
+
+// endsMatter says that ends were recorded just now which change the plan: sandboxes are to be given back, or the batch is to be
+// deleted some time later.
+func (o *observed) endsMatter() bool {
+	if _, ok := ttlEnd(o.sb); !ok && !o.releases() {
+		return false
+	}
+	for _, end := range o.ends {
+		if !end.recorded {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *Reconciler) patchStatus(ctx context.Context, obs *observed, status *v1alpha1.BatchSandboxStatus, m *memory) error {
 	if equality.Semantic.DeepEqual(&obs.sb.Status, status) {
 		return nil
 	}
-	patched := obs.sb.DeepCopy()
+	// The patch is made of the status alone: the rest of a large batch takes longer to compare than all else that a write costs.
+	before := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{
+		Namespace: obs.sb.Namespace, Name: obs.sb.Name, UID: obs.sb.UID, ResourceVersion: obs.sb.ResourceVersion,
+	}, Status: obs.sb.Status}
+	patched := before.DeepCopy()
 	patched.Status = *status
 	m.delivery.writes++
-	if err := r.client.Status().Patch(ctx, patched, client.MergeFromWithOptions(obs.sb, client.MergeFromWithOptimisticLock{})); err != nil {
+	if err := r.client.Status().Patch(ctx, patched, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
 		if apierrors.IsNotFound(err) {
 			return errGone
 		}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -77,6 +78,8 @@ func FuzzPatchTask(f *testing.F) {
 		`{}`, `null`, `[]`, `{"spec":{"process":{"command":["sh"],"args":["-c","x"]},"timeoutSeconds":5}}`,
 		`{"spec":{"process":{"env":[{"name":"A","$patch":"delete"},{"name":"B","value":"3"}]}}}`, `{"spec":null}`,
 		`{"spec":{"process":{"env":[{"$patch":"replace"}]}}}`, `{"spec":{"process":{"$setElementOrder/env":[{"name":"B"}]}}}`,
+		`{"spec":{"process":{"env":[{"name":"A","valueFrom":{"fieldRef":{"fieldPath":"metadata.labels['a']"}}}]}}}`,
+		`{"spec":{"process":{"env":[{"name":"A","valueFrom":{"fieldRef":{"fieldPath":"['"}}},{"name":"B","valueFrom":{}}]}}}`,
 		`{"spec":{"process":{"env":{"$patch":"delete"}}}}`, `{"spec":{"timeoutSeconds":1e99}}`,
 	} {
 		f.Add([]byte(seed))
@@ -84,12 +87,15 @@ func FuzzPatchTask(f *testing.F) {
 	f.Fuzz(func(t *testing.T, patch []byte) {
 		sb := taskBatch().Obj()
 		sb.Spec.ShardTaskPatches = []v1alpha1.RawObject{{RawExtension: runtime.RawExtension{Raw: patch}}}
-		task, problem := desiredTask(sb, 0, 1)
+		task, fields, problem := desiredTask(sb, 0, 1)
 		if problem != nil {
 			if problem.message == "" || problem.reason != v1alpha1.ReasonInvalidTask {
 				t.Fatalf("problem %+v", *problem)
 			}
 			return
+		}
+		for _, ref := range fields {
+			task.Process.Env[ref.entry].Value += fieldOf(&corev1.Pod{}, ref.path)
 		}
 		if err := taskexecutor.ValidateSet([]taskexecutor.Task{task}); err != nil || task.Name != "uid-b-0-1" {
 			t.Fatalf("patch %s makes a task that no executor takes: %+v: %v", patch, task, err)

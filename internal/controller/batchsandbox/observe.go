@@ -17,6 +17,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/podtemplate"
 	"opensandbox.io/controller/internal/utils/podutil"
 )
 
@@ -76,6 +77,8 @@ type sandbox struct {
 	why string
 	// restarts are those of the sandbox's containers since the pod was made.
 	restarts int32
+	// disobeys: the pod's executor believes another root than the controller's, and refuses every call.
+	disobeys bool
 	// labelled: the pod carries the batch's labels.
 	labelled bool
 	// pod is the pod itself, where the batch made it.
@@ -154,19 +157,22 @@ func (r *Reconciler) observePooled(ctx context.Context, obs *observed) error {
 	case !apierrors.IsNotFound(err):
 		return fmt.Errorf("get pool %s: %w", poolKey(sb), err)
 	}
+	holdings := r.ledger.Holdings(name, sb.UID)
 	pods, err := parseAllocStatus(sb)
 	if err != nil {
 		obs.problem = &problem{v1alpha1.ConditionAllocated, v1alpha1.ReasonInvalidAnnotation, err.Error()}
-	} else if !slices.Equal(trim(pods), trim(holdingNames(r.ledger.Holdings(name, sb.UID)))) {
+	} else if !slices.Equal(trim(pods), trim(holdingNames(holdings))) {
 		r.settle(ctx, sb, pods)
+		holdings = r.ledger.Holdings(name, sb.UID)
 	}
 	obs.counts = r.ledger.Counts(poolKey(sb))
 	obs.sandboxes = make([]sandbox, obs.replicas())
-	for i, h := range r.ledger.Holdings(name, sb.UID) {
+	for i, h := range holdings {
 		if i >= len(obs.sandboxes) {
 			obs.sandboxes = append(obs.sandboxes, sandbox{})
 		}
 		obs.sandboxes[i] = sandboxOf(h, sb.Name)
+		obs.sandboxes[i].disobeys = h.Pod != nil && h.Pod.Disobeys(r.root())
 	}
 	observeGivenBack(obs)
 	return nil
@@ -223,6 +229,11 @@ func (r *Reconciler) observeOwn(ctx context.Context, obs *observed) error {
 		return fmt.Errorf("list pods of %s: %w", client.ObjectKeyFromObject(obs.sb), err)
 	}
 	obs.sandboxes, obs.surplus = sortOwnPods(pods.Items, obs.replicas(), r.lostNodes(pods.Items))
+	for i := range obs.sandboxes {
+		if s := &obs.sandboxes[i]; s.pod != nil {
+			s.disobeys = podtemplate.Disobeys(podtemplate.RootOf(&s.pod.Spec), r.root())
+		}
+	}
 	return nil
 }
 

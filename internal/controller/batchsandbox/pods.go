@@ -43,6 +43,7 @@ func desiredPod(sb *v1alpha1.BatchSandbox, index int, name string) (*corev1.Pod,
 	}
 	pod.ObjectMeta = desiredMeta(sb, index, &pod.ObjectMeta)
 	podtemplate.AddTaskRecords(&pod.Spec)
+	podtemplate.AddSidecarMode(&pod.Spec)
 	return pod, nil
 }
 

@@ -63,7 +63,10 @@ spec:
     image: ubuntu:latest
     name: sandbox
     resources: {}
-  - image: executor
+  - env:
+    - name: SANDBOX_SIDECAR_MODE
+      value: "true"
+    image: executor
     name: task-executor
     resources: {}
     volumeMounts:

@@ -35,18 +35,16 @@ const (
 //	| could not be started, or lost its executor            | failed  |
 func verdictOf(obs *observed, index int) verdict {
 	end, ended := obs.ends[index]
-	if seen := obs.tasks[index].end; seen != nil && (!ended || (!end.ok && end.failed == nil)) {
-		end, ended = endOf(index, obs.tasks[index]), true // not in the status yet, or not one of those it lists
+	if seen := obs.tasks[index].end; seen != nil && (!ended || (!end.ok && end.why() == "")) {
+		end, ended = endOf(index, obs.tasks[index]), true // not in the status yet, or without a reason there
 	}
 	switch {
 	case !ended:
 		return verdictNone
 	case end.ok:
 		return verdictSound
-	case end.failed == nil:
-		return verdictNone
 	}
-	switch end.failed.Reason {
+	switch end.why() {
 	case v1alpha1.TaskReasonNonZeroExit, v1alpha1.TaskReasonTimedOut:
 		return verdictSound
 	case v1alpha1.TaskReasonStartError, v1alpha1.TaskReasonExecutorLost:

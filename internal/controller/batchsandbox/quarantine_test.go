@@ -37,6 +37,7 @@ func TestVerdictOf(t *testing.T) {
 		"its sandbox ended":                    {new(failed(v1alpha1.TaskReasonSandboxLost)), taskState{}, verdictNone},
 		"it could not be started":              {new(failed(v1alpha1.TaskReasonStartError)), taskState{}, verdictFailed},
 		"it lost its executor":                 {new(failed(v1alpha1.TaskReasonExecutorLost)), taskState{}, verdictFailed},
+		"the status has its reason alone":      {&taskEnd{recorded: true, reason: v1alpha1.TaskReasonStartError}, taskState{}, verdictFailed},
 		"the status doesn't list it":           {&taskEnd{recorded: true}, taskState{}, verdictNone},
 		"the status doesn't list it, but seen": {&taskEnd{recorded: true}, stopped(v1alpha1.TaskReasonStartError), verdictFailed},
 		"seen, and not in the status yet":      {nil, stopped(v1alpha1.TaskReasonStartError), verdictFailed},

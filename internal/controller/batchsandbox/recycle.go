@@ -15,7 +15,8 @@ import (
 	"opensandbox.io/controller/internal/utils/recycling"
 )
 
-// recycle makes a released pod fit for the next user by what its pool says, or deletes it:
+// recycle makes a released pod fit for the next user by what its pool says, or deletes it. Tasks whose executor obeys another
+// root can't be stopped:
 //
 //	| pod's batch    | tasks stopped | tasks failed again and again | recycle type   | labelled | done                         |
 //	| made it itself | -             | -                            | -              | -        | delete                       |
@@ -59,7 +60,7 @@ func recycleTypeOf(obs *observed, index int) v1alpha1.RecycleType {
 	s := obs.sandboxes[index]
 	switch {
 	case !obs.pooled(), obs.pool == nil, obs.pool.DeletionTimestamp != nil,
-		obs.tasks[index].phase == taskUnstoppable, s.lost && !s.recycling:
+		obs.tasks[index].phase == taskUnstoppable, s.disobeys, s.lost && !s.recycling:
 		return v1alpha1.RecycleDelete
 	}
 	how := recycling.TypeOf(obs.pool)

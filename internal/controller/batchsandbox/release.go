@@ -104,11 +104,12 @@ func (r *Reconciler) release(ctx context.Context, obs *observed, indexes []int) 
 	return released, err
 }
 
-// stopTasks asks the executors to stop all that runs, and returns the indexes of which nothing is left.
+// stopTasks asks the executors to stop all that runs, and returns the indexes of which nothing is left, or that end with
+// their pods in any case.
 func (r *Reconciler) stopTasks(obs *observed, indexes []int) (stopped []int) {
 	for _, index := range indexes {
 		s := obs.sandboxes[index]
-		if !obs.hasTasks() || s.lost || s.ip == "" {
+		if !obs.hasTasks() || s.lost || s.ip == "" || s.disobeys { // what disobeys is deleted
 			stopped = append(stopped, index)
 			continue
 		}

@@ -65,9 +65,56 @@ type Runner struct {
 	wake   func(types.NamespacedName)
 	wg     sync.WaitGroup
 	mu     sync.Mutex
-	byUID  map[types.UID]map[int]*session
+	byUID  map[types.UID]*sessions
 	byName map[types.NamespacedName]types.UID
 	heard  map[types.UID][]heardEnd // that nobody took yet
+}
+
+// sessions are the watchers of one batch.
+type sessions struct {
+	byIndex map[int]*session
+	// open is the number of those that may have more to tell.
+	open int
+	// turn is when the batch was woken last, or will be next.
+	turn time.Time
+}
+
+// newsIn says how long after its last turn a batch with news is to be woken, so that a thousand tasks that end within a second
+// cost a handful of looks and status writes. ok is false where it will be woken anyway.
+//
+//	| a turn is to come | last turn        | more to come | woken                |
+//	| yes               | -                | yes          | at that turn         |
+//	| no                | statusPace ago   | yes          | at once              |
+//	| no                | less long ago    | yes          | statusPace after it  |
+//	| -                 | -                | no           | at once              |
+func (b *sessions) newsIn(now time.Time) (wait time.Duration, ok bool) {
+	switch {
+	case b.open == 0:
+	case b.turn.After(now):
+		return 0, false
+	default:
+		wait = max(0, statusPace-now.Sub(b.turn))
+	}
+	b.turn = now.Add(wait)
+	return wait, true
+}
+
+// replace puts a watcher in the place of an index; nil for none.
+func (b *sessions) replace(index int, s *session) {
+	if before, ok := b.byIndex[index]; ok {
+		before.cancel()
+		if before.state.open() {
+			b.open--
+		}
+	}
+	if s == nil {
+		delete(b.byIndex, index)
+		return
+	}
+	b.byIndex[index] = s
+	if s.state.open() {
+		b.open++
+	}
 }
 
 // session is one watcher.
@@ -98,7 +145,7 @@ func Dialer(sign func(token.Call) (string, error), wrap func(http.RoundTripper) 
 func NewRunner(ctx context.Context, clk clock.Clock, wake func(types.NamespacedName), dial Dial) *Runner {
 	return &Runner{
 		ctx: ctx, clock: clk, wake: wake, dial: dial,
-		byUID: map[types.UID]map[int]*session{}, byName: map[types.NamespacedName]types.UID{}, heard: map[types.UID][]heardEnd{},
+		byUID: map[types.UID]*sessions{}, byName: map[types.NamespacedName]types.UID{}, heard: map[types.UID][]heardEnd{},
 	}
 }
 
@@ -122,17 +169,16 @@ func (r *Runner) start(t target, stopping bool, initial taskState, work func(con
 		r.forgetBatch(before) // it vanished, and a new batch has its name
 	}
 	r.byName[t.batch] = t.uid
-	sessions := r.byUID[t.uid]
-	if sessions == nil {
-		sessions = map[int]*session{}
-		r.byUID[t.uid] = sessions
+	batch := r.byUID[t.uid]
+	if batch == nil {
+		batch = &sessions{byIndex: map[int]*session{}}
+		r.byUID[t.uid] = batch
 	}
 	var ended *taskexecutor.Terminated
-	if s, ok := sessions[t.index]; ok {
+	if s, ok := batch.byIndex[t.index]; ok {
 		if s.stopping == stopping && s.state.try == initial.try && s.target == t {
 			return
 		}
-		s.cancel()
 		if stopping && s.target == t {
 			ended = s.state.end
 		}
@@ -140,7 +186,7 @@ func (r *Runner) start(t target, stopping bool, initial taskState, work func(con
 	ctx, cancel := context.WithCancel(r.ctx)
 	initial.ip = t.ip
 	s := &session{target: t, stopping: stopping, cancel: cancel, state: initial, ended: ended, since: r.clock.Now()}
-	sessions[t.index] = s
+	batch.replace(t.index, s)
 	r.wg.Go(func() {
 		defer cancel()
 		work(ctx, s)
@@ -151,8 +197,12 @@ func (r *Runner) start(t target, stopping bool, initial taskState, work func(con
 func (r *Runner) states(uid types.UID) map[int]taskState {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	states := make(map[int]taskState, len(r.byUID[uid]))
-	for index, s := range r.byUID[uid] {
+	batch, ok := r.byUID[uid]
+	if !ok {
+		return map[int]taskState{}
+	}
+	states := make(map[int]taskState, len(batch.byIndex))
+	for index, s := range batch.byIndex {
 		state := s.state
 		if state.end == nil {
 			state.end = s.ended
@@ -166,9 +216,8 @@ func (r *Runner) states(uid types.UID) map[int]taskState {
 func (r *Runner) Forget(uid types.UID, index int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if s, ok := r.byUID[uid][index]; ok {
-		s.cancel()
-		delete(r.byUID[uid], index)
+	if batch, ok := r.byUID[uid]; ok {
+		batch.replace(index, nil)
 	}
 }
 
@@ -181,7 +230,11 @@ func (r *Runner) ForgetBatch(uid types.UID) {
 
 // forgetBatch is called with the lock held.
 func (r *Runner) forgetBatch(uid types.UID) {
-	for _, s := range r.byUID[uid] {
+	batch, ok := r.byUID[uid]
+	if !ok {
+		return
+	}
+	for _, s := range batch.byIndex {
 		s.cancel()
 		if r.byName[s.target.batch] == uid {
 			delete(r.byName, s.target.batch)
@@ -201,20 +254,38 @@ func (r *Runner) ForgetName(batch types.NamespacedName) {
 	}
 }
 
-// report keeps the state of a session that is still the one of its index, and wakes the batch if it is news.
+// report keeps the state of a session that is still the one of its index, and wakes the batch if it is news: at once where
+// nothing was told of the batch for a while or nothing more is to come, else together with what comes until the next turn.
 func (r *Runner) report(s *session, state taskState) {
 	state.ip = s.target.ip
-	r.mu.Lock()
-	current := r.byUID[s.target.uid][s.target.index] == s
-	news := current && s.state != state
-	if news {
-		s.state = state
-		r.hear(s)
-	}
-	r.mu.Unlock()
-	if news {
+	wait, wakes := r.keep(s, state)
+	switch {
+	case !wakes:
+	case wait == 0:
 		r.wake(s.target.batch)
+	default:
+		r.wg.Go(func() {
+			if r.pause(r.ctx, wait); r.ctx.Err() == nil {
+				r.wake(s.target.batch)
+			}
+		})
 	}
+}
+
+// keep keeps the state of a session, and says when the batch is to be woken for it.
+func (r *Runner) keep(s *session, state taskState) (wait time.Duration, wakes bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	batch, ok := r.byUID[s.target.uid]
+	if !ok || batch.byIndex[s.target.index] != s || s.state == state {
+		return 0, false
+	}
+	if s.state.open() && !state.open() {
+		batch.open--
+	}
+	s.state = state
+	r.hear(s)
+	return batch.newsIn(r.clock.Now())
 }
 
 // watch hands the task to the executor and follows it to its end.
@@ -229,7 +300,7 @@ func (r *Runner) watch(ctx context.Context, s *session, task taskexecutor.Task) 
 	for ctx.Err() == nil {
 		tasks, rev, err := r.ask(ctx, client, task, accepted, since)
 		switch {
-		case isBadRequest(err):
+		case isRefused(err):
 			r.report(s, taskState{phase: taskEnded, try: try, end: refusedTask(err)})
 			return
 		case err != nil:
@@ -295,11 +366,24 @@ func (h *haste) tooMuch(now time.Time) bool {
 
 // ask hands the task over, once, and from then on waits for news of it.
 func (r *Runner) ask(ctx context.Context, c Executor, task taskexecutor.Task, accepted bool, since string) ([]taskexecutor.Task, string, error) {
-	if !accepted {
-		tasks, err := c.Set(ctx, []taskexecutor.Task{task})
-		return tasks, "", err
+	if accepted {
+		return c.Wait(ctx, since, longPoll+rand.N(longPollJitter)) //nolint:gosec // jitter needs no secret randomness
 	}
-	return c.Wait(ctx, since, longPoll+rand.N(longPollJitter)) //nolint:gosec // jitter needs no secret randomness
+	tasks, err := c.Set(ctx, []taskexecutor.Task{task})
+	if taskexecutor.IsConflict(err) {
+		return knownTry(ctx, c, task.Name, err)
+	}
+	return tasks, "", err
+}
+
+// knownTry asks for a try that the executor has already and refuses to change: it was handed over with fields of the pod that
+// have changed since, and keeps what it got. An executor that refuses and doesn't know the try makes no sense.
+func knownTry(ctx context.Context, c Executor, name string, refusal error) ([]taskexecutor.Task, string, error) {
+	tasks, rev, err := c.Wait(ctx, "", 0)
+	if err == nil && find(tasks, name) == nil {
+		err = refusal
+	}
+	return tasks, rev, err
 }
 
 // stop has the executor end everything, and follows it until nothing is left.
@@ -365,9 +449,13 @@ func find(tasks []taskexecutor.Task, name string) *taskexecutor.ProcessStatus {
 	return nil
 }
 
-func isBadRequest(err error) bool {
+// isRefused says that no executor would ever take the task: it is wrong, or too large with the fields of its pod.
+func isRefused(err error) bool {
 	var status *taskexecutor.StatusError
-	return errors.As(err, &status) && status.Status == http.StatusBadRequest
+	if errors.As(err, &status) {
+		return status.Status == http.StatusBadRequest || status.Status == http.StatusRequestEntityTooLarge
+	}
+	return errors.Is(err, taskexecutor.ErrRequestTooLarge)
 }
 
 func refusedTask(err error) *taskexecutor.Terminated {

@@ -5,6 +5,7 @@ package batchsandbox
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"sync"
@@ -311,13 +312,21 @@ func TestARecordThatIsMissingBeforeTheStartIsHandedOverAgain(t *testing.T) {
 }
 
 func TestARefusedTaskIsAStartError(t *testing.T) {
-	inBubble(t, func(w *runnerWorld) {
-		w.executor.refuse = &taskexecutor.StatusError{Status: http.StatusBadRequest, Code: "Bad Request", Message: "no"}
-		w.Run(target1, 1, task1)
-		if s := w.wantPhase(taskEnded); s.end.Reason != taskexecutor.ReasonStartError || s.end.Message == "" {
-			t.Errorf("end %+v, want StartError with a message", *s.end)
-		}
-	})
+	for name, refusal := range map[string]error{
+		"it is wrong":           &taskexecutor.StatusError{Status: http.StatusBadRequest, Code: "Bad Request", Message: "no"},
+		"it is too large":       &taskexecutor.StatusError{Status: http.StatusRequestEntityTooLarge},
+		"it is too large to go": fmt.Errorf("set tasks: %w", taskexecutor.ErrRequestTooLarge),
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(w *runnerWorld) {
+				w.executor.refuse = refusal
+				w.Run(target1, 1, task1)
+				if s := w.wantPhase(taskEnded); s.end.Reason != taskexecutor.ReasonStartError || s.end.Message == "" {
+					t.Errorf("end %+v, want StartError with a message", *s.end)
+				}
+			})
+		})
+	}
 }
 
 func TestOtherAnswersAreNoEnd(t *testing.T) {

@@ -187,7 +187,7 @@ func tasksCompleted(obs *observed, status *v1alpha1.BatchSandboxStatus) (ok bool
 		}
 		return false, v1alpha1.ReasonTasksRunning, message
 	case status.TaskFailed > 0:
-		return true, v1alpha1.ReasonTasksFailed, fmt.Sprintf("%d of %d tasks failed", status.TaskFailed, ended)
+		return true, v1alpha1.ReasonTasksFailed, fmt.Sprintf("%d of %d tasks failed", status.TaskFailed, ended) + whyFailed(status)
 	default:
 		return true, v1alpha1.ReasonTasksSucceeded, "every task succeeded"
 	}
@@ -195,12 +195,16 @@ func tasksCompleted(obs *observed, status *v1alpha1.BatchSandboxStatus) (ok bool
 
 // firstUnknown says which task-executor can't be reached, for the lowest index.
 func firstUnknown(obs *observed) string {
-	for _, index := range sortedIndexes(obs.tasks) {
-		if obs.tasks[index].phase == taskUnknown && index < obs.replicas() {
-			return fmt.Sprintf("the task-executor of index %d %s", index, obs.tasks[index].err)
+	lowest := obs.replicas()
+	for index, task := range obs.tasks {
+		if task.phase == taskUnknown && index < lowest {
+			lowest = index
 		}
 	}
-	return ""
+	if lowest == obs.replicas() {
+		return ""
+	}
+	return fmt.Sprintf("the task-executor of index %d %s", lowest, obs.tasks[lowest].err)
 }
 
 // taskStatus counts the tasks by state, and lists those that ended.
@@ -208,6 +212,7 @@ func taskStatus(obs *observed, status *v1alpha1.BatchSandboxStatus) {
 	status.TaskRunning, status.TaskSucceed, status.TaskFailed, status.TaskPending, status.TaskUnknown = 0, 0, 0, 0, 0
 	var completed, failed []int
 	var failures []v1alpha1.FailedTask
+	reasons := map[string][]int{}
 	for index := range obs.replicas() {
 		end, ended := obs.ends[index]
 		switch {
@@ -217,6 +222,7 @@ func taskStatus(obs *observed, status *v1alpha1.BatchSandboxStatus) {
 		case ended:
 			status.TaskFailed++
 			failed = append(failed, index)
+			reasons[end.why()] = append(reasons[end.why()], index)
 			if end.failed != nil {
 				failures = append(failures, *end.failed)
 			}
@@ -230,6 +236,7 @@ func taskStatus(obs *observed, status *v1alpha1.BatchSandboxStatus) {
 	}
 	status.CompletedIndexes = indexset.Format(completed)
 	status.FailedIndexes = indexset.Format(failed)
+	status.FailedReasons = formatReasons(reasons)
 	slices.SortFunc(failures, func(a, b v1alpha1.FailedTask) int { return cmp.Compare(a.Index, b.Index) })
 	status.FailedTasks = failures[:min(len(failures), maxFailedTasks)]
 }

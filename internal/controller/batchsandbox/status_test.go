@@ -130,6 +130,7 @@ func TestAConditionKeepsItsTimeWhileItsStatusIsTheSame(t *testing.T) {
 
 func TestTasksCompleted(t *testing.T) {
 	ok, failed := taskEnd{ok: true}, taskEnd{}
+	failedFor := func(reason string) taskEnd { return taskEnd{failed: &v1alpha1.FailedTask{Reason: reason}} }
 	cases := map[string]struct {
 		ends  map[int]taskEnd
 		tasks map[int]taskState
@@ -140,6 +141,16 @@ func TestTasksCompleted(t *testing.T) {
 		"some have ended": {map[int]taskEnd{0: ok}, nil, "False/TasksRunning", "not every task has ended"},
 		"all succeeded":   {map[int]taskEnd{0: ok, 1: ok}, nil, "True/TasksSucceeded", "every task succeeded"},
 		"one failed":      {map[int]taskEnd{0: ok, 1: failed}, nil, "True/TasksFailed", "1 of 2 tasks failed"},
+		"one was not started": {map[int]taskEnd{0: ok, 1: failedFor(v1alpha1.TaskReasonStartError)}, nil, "True/TasksFailed",
+			"1 of 2 tasks failed: 1 by the infrastructure (StartError)"},
+		"one failed by itself, one with its sandbox": {
+			map[int]taskEnd{0: failedFor(v1alpha1.TaskReasonNonZeroExit), 1: failedFor(v1alpha1.TaskReasonSandboxLost)}, nil, "True/TasksFailed",
+			"2 of 2 tasks failed: 1 by themselves (NonZeroExit), 1 by the infrastructure (SandboxLost)"},
+		"both failed by themselves, in two ways": {
+			map[int]taskEnd{0: failedFor(v1alpha1.TaskReasonTimedOut), 1: failedFor(v1alpha1.TaskReasonNonZeroExit)}, nil, "True/TasksFailed",
+			"2 of 2 tasks failed: 2 by themselves (1 NonZeroExit, 1 TimedOut)"},
+		"of one nobody knows why": {map[int]taskEnd{0: failed, 1: {recorded: true, reason: v1alpha1.TaskReasonExecutorLost}}, nil, "True/TasksFailed",
+			"2 of 2 tasks failed: 1 by the infrastructure (ExecutorLost), 1 for reasons that are not known any more"},
 		"one can't be asked about": {nil, map[int]taskState{1: {phase: taskUnknown, err: silence(errors.New("no route to host"))}}, "False/TasksRunning",
 			"not every task has ended; the task-executor of index 1 can't be reached: is there one in the pod, and is its port open?"},
 		"one obeys another root": {

@@ -52,21 +52,26 @@ type taskState struct {
 // follows says that a try is being run, and not stopped.
 func (s taskState) follows() bool { return s.try > 0 && s.phase <= taskUnknown }
 
+// open says that whoever watches the task may have more to tell of it.
+func (s taskState) open() bool { return s.phase < taskEnded }
+
 // taskEnd is a task that has ended.
 type taskEnd struct {
-	failed *v1alpha1.FailedTask // nil for a success, or for a failure of which the status keeps the index alone
+	failed *v1alpha1.FailedTask // nil for a success, or for a failure of which the status keeps no more than the reason
+	reason string               // of a failure without more; "" if the status doesn't have it either
 	ok     bool
 	// recorded: the end stands in the status of the batch, its durable home.
 	recorded bool
 }
 
-// desiredTask is the task of one index: taskTemplate with shardTaskPatches[index]. The problem says what to change.
-func desiredTask(sb *v1alpha1.BatchSandbox, index, try int) (taskexecutor.Task, *problem) {
+// desiredTask is the task of one index: taskTemplate with shardTaskPatches[index], and the fields of the sandbox's pod that
+// its environment takes and doesn't have yet. The problem says what to change.
+func desiredTask(sb *v1alpha1.BatchSandbox, index, try int) (taskexecutor.Task, []fieldRef, *problem) {
 	spec := sb.Spec.TaskTemplate.Spec
 	if index < len(sb.Spec.ShardTaskPatches) {
 		patched, err := patchTask(sb.Spec.TaskTemplate, sb.Spec.ShardTaskPatches[index].Raw)
 		if err != nil {
-			return taskexecutor.Task{}, taskProblem("spec.shardTaskPatches[%d] %v", index, err)
+			return taskexecutor.Task{}, nil, taskProblem("spec.shardTaskPatches[%d] %v", index, err)
 		}
 		spec = patched.Spec
 	}
@@ -78,17 +83,15 @@ func desiredTask(sb *v1alpha1.BatchSandbox, index, try int) (taskexecutor.Task, 
 	if spec.TimeoutSeconds != nil {
 		task.Process.TimeoutSeconds = *spec.TimeoutSeconds
 	}
-	for _, env := range spec.Process.Env {
-		if env.ValueFrom != nil {
-			return taskexecutor.Task{}, taskProblem(
-				"the task of index %d takes %s from somewhere else: give it a value, or put it into the environment of the sandbox container", index, env.Name)
-		}
-		task.Process.Env = append(task.Process.Env, taskexecutor.EnvVar{Name: env.Name, Value: env.Value})
+	env, fields, err := environment(spec.Process.Env)
+	if err != nil {
+		return taskexecutor.Task{}, nil, taskProblem("the task of index %d %v", index, err)
 	}
+	task.Process.Env = env
 	if err := taskexecutor.ValidateSet([]taskexecutor.Task{task}); err != nil {
-		return taskexecutor.Task{}, taskProblem("the task of index %d can't be run: %v", index, err)
+		return taskexecutor.Task{}, nil, taskProblem("the task of index %d can't be run: %v", index, err)
 	}
-	return task, nil
+	return task, fields, nil
 }
 
 func taskProblem(format string, args ...any) *problem {
@@ -109,6 +112,9 @@ func patchTask(template *v1alpha1.TaskTemplate, patch []byte) (*v1alpha1.TaskTem
 	patched := &v1alpha1.TaskTemplate{}
 	if err := json.Unmarshal(merged, patched); err != nil {
 		return nil, fmt.Errorf("makes something that is no task: %w", err)
+	}
+	if err := settleSources(patched.Spec.Process.Env, patch); err != nil {
+		return nil, fmt.Errorf("is no strategic merge patch of a task: %w", err)
 	}
 	return patched, nil
 }
@@ -147,6 +153,7 @@ func mergeEnds(sb *v1alpha1.BatchSandbox, states map[int]taskState) map[int]task
 			ends[int(f.Index)] = end
 		}
 	}
+	recallReasons(&sb.Status, ends)
 	for index, state := range states {
 		if _, known := ends[index]; known || state.phase != taskEnded {
 			continue
@@ -162,15 +169,11 @@ func endOf(index int, state taskState) taskEnd {
 		return taskEnd{ok: true}
 	}
 	failed := &v1alpha1.FailedTask{
-		Index:   int32(index), //nolint:gosec // an index is below replicas, an int32
-		Reason:  t.Reason,
-		Message: t.Message,
-		Tries:   int32(state.try), //nolint:gosec // bounded by backoffLimit, an int32
-		Output:  t.Output,
+		Index:  int32(index),     //nolint:gosec // an index is below replicas, an int32
+		Tries:  int32(state.try), //nolint:gosec // bounded by backoffLimit, an int32
+		Output: t.Output,
 	}
-	if failed.Reason == "" {
-		failed.Reason = v1alpha1.TaskReasonNonZeroExit
-	}
+	failed.Reason, failed.Message = failedReason(t)
 	return taskEnd{failed: withExit(failed, t)}
 }
 

@@ -62,7 +62,7 @@ func TestDesiredTask(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			got, problem := desiredTask(taskBatch(c.patches...).Obj(), 0, 2)
+			got, _, problem := desiredTask(taskBatch(c.patches...).Obj(), 0, 2)
 			if problem != nil {
 				t.Fatal(problem.message)
 			}
@@ -79,7 +79,7 @@ func TestDesiredTask(t *testing.T) {
 func TestATaskPatchIsForItsIndexAlone(t *testing.T) {
 	sb := taskBatch(`{}`, `{"spec":{"timeoutSeconds":1}}`).Obj()
 	for index, want := range map[int]int64{0: 30, 1: 1, 2: 30} {
-		task, problem := desiredTask(sb, index, 1)
+		task, _, problem := desiredTask(sb, index, 1)
 		if problem != nil {
 			t.Fatal(problem.message)
 		}
@@ -104,12 +104,12 @@ func TestDesiredTaskRefuses(t *testing.T) {
 		"a timeout below 0":             {taskBatch(`{"spec":{"timeoutSeconds":-1}}`), "timeoutSeconds"},
 		"a variable without a name":     {taskBatch(`{"spec":{"process":{"env":[{"name":"","value":"x"}]}}}`), "env"},
 		"a variable from somewhere else": {
-			taskBatch(`{"spec":{"process":{"env":[{"name":"S","valueFrom":{"secretKeyRef":{"name":"s","key":"k"}}}]}}}`), "takes S from somewhere else",
+			taskBatch(`{"spec":{"process":{"env":[{"name":"S","valueFrom":{"secretKeyRef":{"name":"s","key":"k"}}}]}}}`), "takes S from a Secret",
 		},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			task, problem := desiredTask(c.batch.Obj(), 0, 1)
+			task, _, problem := desiredTask(c.batch.Obj(), 0, 1)
 			if problem == nil {
 				t.Fatalf("made %+v", task)
 			}
@@ -148,6 +148,8 @@ func TestEndOf(t *testing.T) {
 		"a timeout with exit code 0":      {taskexecutor.Terminated{Reason: "TimedOut"}, &v1alpha1.FailedTask{Reason: "TimedOut", ExitCode: code(0)}},
 		"a start error has no exit code":  {taskexecutor.Terminated{ExitCode: 128, Reason: "StartError", Message: "no"}, &v1alpha1.FailedTask{Reason: "StartError", Message: "no"}},
 		"an end that nobody saw has none": {taskexecutor.Terminated{ExitCode: -1, Reason: "ExecutorLost"}, &v1alpha1.FailedTask{Reason: "ExecutorLost"}},
+		"a reason that is none of ours":   {taskexecutor.Terminated{ExitCode: 1, Reason: "Bored", Message: "m"}, &v1alpha1.FailedTask{Reason: "NonZeroExit", Message: "Bored: m", ExitCode: code(1)}},
+		"such a reason without a message": {taskexecutor.Terminated{ExitCode: 1, Reason: "Bored"}, &v1alpha1.FailedTask{Reason: "NonZeroExit", Message: "Bored", ExitCode: code(1)}},
 		"the last lines are kept":         {taskexecutor.Terminated{ExitCode: 1, Output: "boom"}, &v1alpha1.FailedTask{Reason: "NonZeroExit", ExitCode: code(1), Output: "boom"}},
 	}
 	for name, c := range cases {

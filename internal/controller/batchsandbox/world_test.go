@@ -42,7 +42,8 @@ type world struct {
 	recorder *events.FakeRecorder
 	r        *Reconciler
 	registry *prometheus.Registry
-	deposed  bool // the lease was not renewed in time
+	deposed  bool   // the lease was not renewed in time
+	root     string // of the controller's tokens
 
 	mu        sync.Mutex
 	writes    []string // verb and name of each, in order
@@ -98,7 +99,7 @@ func (w *world) startController() {
 	r, err := New(Options{
 		Client: interceptor.NewClient(w.client, w.calls()), APIReader: interceptor.NewClient(w.client, w.reads()),
 		Clock: clock.RealClock{}, Recorder: w.recorder, Registry: w.registry, Ledger: w.ledger, Runner: w.runner, Ready: ready,
-		Root:  func() string { return "" },
+		Root:  func() string { return w.root },
 		Leads: func() bool { return !w.deposed },
 	})
 	if err != nil {
@@ -342,6 +343,14 @@ func (w *world) tryReconcile() (ctrl.Result, error) {
 	synctest.Wait()
 	w.news()
 	return res, err
+}
+
+// tryReconcileBlind is a reconcile whose ledger hears of no change of the pods.
+func (w *world) tryReconcileBlind() (time.Duration, error) {
+	w.t.Helper()
+	res, err := w.r.Reconcile(context.Background(), ctrl.Request{NamespacedName: w.key})
+	synctest.Wait()
+	return res.RequeueAfter, err
 }
 
 // settled reconciles until nothing is written any more.

@@ -79,6 +79,52 @@ func TestTheNextControllerIsBelievedByTheExecutorsOfTheLast(t *testing.T) {
 	}
 }
 
+// The leader goes on with the root it has, through every turn of its signing key, and puts nothing back; who leads next makes
+// another, or takes what was restored meanwhile.
+func TestALeaderWhoseSecretIsDeletedGoesOnAndTheNextMakesAnother(t *testing.T) {
+	for name, restored := range map[string]bool{"deleted": false, "restored from a backup": true} {
+		t.Run(name, func(t *testing.T) {
+			c := newClient()
+			clk := clocktesting.NewFakeClock(start)
+			leader := New(c, c, namespace, clk)
+			if err := leader.Load(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			backup := secretOf(t, c)
+			if err := c.Delete(t.Context(), backup); err != nil {
+				t.Fatal(err)
+			}
+			executor := token.NewVerifier(leader.signer.Load().Root(), "p", clk)
+			for day := range 3 {
+				raw, err := leader.Sign(token.Call{PodUID: "p", Method: "GET", Path: "/getTasks"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := executor.Verify(raw); err != nil {
+					t.Errorf("day %d: %v", day, err)
+				}
+				clk.Step(24 * time.Hour)
+			}
+			var secrets corev1.SecretList
+			if err := c.List(t.Context(), &secrets); err != nil || len(secrets.Items) > 0 {
+				t.Errorf("%d Secrets, %v, want none", len(secrets.Items), err)
+			}
+			if restored {
+				if err := c.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: backup.Name}, Data: backup.Data}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			next := newKeyring(c)
+			if err := next.Load(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if same := next.Root() == leader.Root(); same != restored || believes(t, leader, next) != restored {
+				t.Errorf("the next controller has the same root: %t, want %t", same, restored)
+			}
+		})
+	}
+}
+
 func TestBeforeTheRootIsLoadedNothingIsSigned(t *testing.T) {
 	k := newKeyring(newClient())
 	if _, err := k.Sign(token.Call{}); err == nil {

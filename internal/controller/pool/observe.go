@@ -91,6 +91,7 @@ func (r *Reconciler) observe(ctx context.Context, pool *v1alpha1.Pool, mem *memo
 	if err == nil {
 		obs.template, obs.revision = template, revisionOf(pool, mem)
 		r.ledger.ObservePool(key, obs.revision)
+		r.ledger.ObserveRoot(key, rootFor(template, r.root()))
 	} else if obs.invalid == nil {
 		obs.invalid = &problem{v1alpha1.ReasonInvalidTemplate, err.Error()}
 	}

@@ -67,10 +67,18 @@ func desiredPod(pool *v1alpha1.Pool, template *corev1.PodTemplateSpec, revision,
 		Spec: *template.Spec.DeepCopy(),
 	}
 	podtemplate.AddTaskRecords(&pod.Spec)
+	podtemplate.AddSidecarMode(&pod.Spec)
 	if recycling.Restarts(recycling.TypeOf(pool)) {
 		recycling.AddRestartRules(&pod.Spec)
 	}
 	return pod
+}
+
+// rootFor is the root that the executors of pods of this template believe, where root is the controller's: "" if they have none.
+func rootFor(template *corev1.PodTemplateSpec, root string) string {
+	spec := template.Spec.DeepCopy()
+	podtemplate.AddRoot(spec, root)
+	return podtemplate.RootOf(spec)
 }
 
 // without copies a map and leaves these keys out; the copy is never nil.

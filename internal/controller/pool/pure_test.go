@@ -59,6 +59,7 @@ func TestDesiredPod(t *testing.T) {
 				{Name: "sandbox", Image: "ubuntu"},
 				{
 					Name: "task-executor", Image: "executor",
+					Env:           []corev1.EnvVar{{Name: "SANDBOX_SIDECAR_MODE", Value: "true"}},
 					VolumeMounts:  []corev1.VolumeMount{{Name: "task-executor-records", MountPath: "/var/lib/sandbox/tasks"}},
 					RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways),
 					RestartPolicyRules: []corev1.ContainerRestartRule{{

@@ -104,6 +104,7 @@ type recycleFacts struct {
 	mark     recycling.Mark
 	markErr  error
 	progress recycling.Progress
+	disobeys bool // the pod's executor believes another root, and refuses every call
 	memory   recycleMemory
 	report   *taskexecutor.RecycleState // what the executor said of the pod as it is; nil for nothing yet
 	now      time.Time
@@ -118,7 +119,7 @@ type recycleStep struct {
 
 // planRecycle is the first row that matches:
 //
-//	| mark       | time is over | executor knows how | containers | call is due | report                  | step   |
+//	| mark       | time is over | executor can do it | containers | call is due | report                  | step   |
 //	| unreadable | -            | -                  | -          | -           | -                       | delete |
 //	| readable   | yes          | -                  | -          | -           | -                       | delete |
 //	| readable   | no           | no                 | -          | -           | -                       | delete |
@@ -137,6 +138,8 @@ func planRecycle(f recycleFacts) recycleStep {
 		return recycleStep{action: recycleDelete, reason: f.markErr.Error()}
 	case left <= 0:
 		return recycleStep{action: recycleDelete, reason: fmt.Sprintf("not proven clean within %s", recycleLimit)}
+	case f.disobeys:
+		return recycleStep{action: recycleDelete, reason: "its executor obeys another root than the controller's present one"}
 	case f.memory.refused:
 		return recycleStep{action: recycleDelete, reason: "its executor doesn't know how to recycle"}
 	case f.progress == recycling.Alone:
@@ -260,7 +263,7 @@ func (r *Reconciler) stepRecycling(
 	if _, still := pod.Annotations[v1alpha1.RecyclingAnnotation]; !still {
 		return askFirst, nil, nil
 	}
-	facts := recycleFacts{memory: *mem, now: now}
+	facts := recycleFacts{memory: *mem, disobeys: p.Disobeys(r.root()), now: now}
 	if facts.mark, facts.markErr = recycling.Parse(pod); facts.markErr == nil {
 		facts.progress = recycling.ProgressOf(facts.mark, pod)
 	}

@@ -64,6 +64,10 @@ func TestPlanRecycle(t *testing.T) {
 		"half of its time is over by its mark": {recycleFacts{
 			mark: recycling.Mark{Since: now.Add(-recycleLimit / 2)}, memory: fresh, progress: recycling.Restarting,
 		}, recycleWait, "", recycleLimit / 2},
+		"its executor obeys another root": {recycleFacts{disobeys: true, memory: fresh}, recycleDelete, "another root", 0},
+		"its executor obeys another root since its restart": {
+			recycleFacts{disobeys: true, memory: pausing, progress: recycling.Restarting}, recycleDelete, "another root", 0,
+		},
 		"its executor knows nothing of it": {recycleFacts{memory: recycleMemory{seen: now, refused: true}}, recycleDelete, "doesn't know how", 0},
 		"too late":                         {recycleFacts{memory: recycleMemory{seen: now.Add(-recycleLimit)}, progress: recycling.Restarting}, recycleDelete, "within 1m0s", 0},
 		"too late, though clean":           {recycleFacts{memory: recycleMemory{seen: now.Add(-recycleLimit)}, progress: recycling.Restarted, report: clean}, recycleDelete, "within", 0},

@@ -19,7 +19,7 @@ import (
 // defaultUpdateBudget is updateStrategy.maxUnavailable where it is unset.
 const defaultUpdateBudget = "25%"
 
-// update deletes unheld pods of an old revision within the budget. The pool owes as many of the current one, which the plan
+// update deletes unheld pods of an old revision, or whose executors believe another root, within the budget. The pool owes as many of the current one, which the plan
 // of its capacity makes as soon as there is room.
 func (r *Reconciler) update(ctx context.Context, pool *v1alpha1.Pool, mem *memory, obs *observed) error {
 	plan := planUpdate(pool, *obs)
@@ -28,12 +28,12 @@ func (r *Reconciler) update(ctx context.Context, pool *v1alpha1.Pool, mem *memor
 	}
 	key := client.ObjectKeyFromObject(pool)
 	replaced, err := r.deletePods(ctx, key, r.ledger.RetireStale(key, plan.Replace))
-	mem.owe(replaced, "pods of an old revision", obs)
+	mem.owe(replaced, "pods of an old revision or another root", obs)
 	obs.counts = r.ledger.Counts(key)
 	if replaced > 0 {
 		mem.scaleReason = plan.Reason
-		logf.FromContext(ctx).Info("deleted pods of an old revision", "pool", klog.KObj(pool), "count", replaced,
-			"revision", obs.revision)
+		logf.FromContext(ctx).Info("deleted pods to be replaced", "pool", klog.KObj(pool), "count", replaced,
+			"revision", obs.revision, "reason", plan.Reason)
 		r.send(pool, updating(replaced, plan.Reason))
 	}
 	return err

@@ -45,7 +45,8 @@ type world struct {
 	recorder *events.FakeRecorder
 	calls    *Calls
 	r        *Reconciler
-	woken    bool // by the ledger, or an executor's answer
+	woken    bool   // by the ledger, or an executor's answer
+	root     string // of the controller's tokens
 
 	mu      sync.Mutex
 	creates int                  // creates sent
@@ -102,7 +103,7 @@ func newWorld(t *testing.T, pool *v1alpha1.Pool, pods ...*corev1.Pod) *world {
 	w.r, err = New(Options{
 		Client: interceptor.NewClient(w.client, w.funcs()), APIReader: interceptor.NewClient(w.client, w.reads()),
 		Clock: w.clock, Recorder: w.recorder, Registry: w.registry, Starts: w.starts, Ledger: w.ledger, Ready: ready, Calls: w.calls,
-		Root:   func() string { return "" },
+		Root:   func() string { return w.root },
 		Suffix: func() string { w.names++; return fmt.Sprintf("%05d", w.names) },
 	})
 	if err != nil {

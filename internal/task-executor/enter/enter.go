@@ -29,7 +29,11 @@ func Main() int {
 	runtime.LockOSThread() // never unlocked: this thread's rights are no longer those of the others
 	report := os.NewFile(reportFD, "report")
 	err := run(report)
-	if _, writeErr := report.WriteString(err.Error()); writeErr != nil {
+	text := err.Error()
+	if errors.Is(err, ErrSandboxEnded) {
+		text = string(lost) + strings.TrimPrefix(text, ErrSandboxEnded.Error()+": ")
+	}
+	if _, writeErr := report.WriteString(text); writeErr != nil {
 		fmt.Fprintln(os.Stderr, "task-executor: enter:", err) // nobody listens: started by hand
 	}
 	return 1
@@ -47,9 +51,12 @@ func run(report io.Writer) error {
 	fs := procfs.New("/proc")
 	obs, err := observe(fs, spec)
 	if err != nil {
-		return err
+		return whetherEnded(fs, spec.Main, err)
 	}
 	if err := detach(fs); err != nil {
+		return err
+	}
+	if err := hide(); err != nil {
 		return err
 	}
 	if err := obs.changeRoot(spec.Own); err != nil {
@@ -127,9 +134,29 @@ func observe(fs procfs.FS, spec Spec) (observed, error) {
 		return obs, fmt.Errorf("check the sandbox's main process again: %w", err)
 	}
 	if now.ID != spec.Main {
-		return obs, fmt.Errorf("the sandbox's main process %d has ended", pid)
+		return obs, fmt.Errorf("%w: process %d is another one now", ErrSandboxEnded, pid)
 	}
 	return obs, nil
+}
+
+// whetherEnded makes an error an ErrSandboxEnded if the end of the main process explains it. One that is ending has no root
+// any more, and one that has ended shows no rights.
+func whetherEnded(fs procfs.FS, main procfs.ID, err error) error {
+	now, statErr := fs.Stat(main.PID)
+	if statErr != nil || now.ID != main || !now.Alive() || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("%w: %w", ErrSandboxEnded, err)
+	}
+	return err
+}
+
+// hide keeps the sandbox's processes from tracing this one. It takes the rights of the sandbox on one thread alone, so that
+// from then on whoever traced that thread could make the others do as they please with the rights of the executor. Executing
+// the command undoes it.
+func hide() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("keep others from tracing the start: %w", err)
+	}
+	return nil
 }
 
 func openDir(path string) (int, error) {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"opensandbox.io/controller/internal/task-executor/procfs"
+	taskexecutor "opensandbox.io/controller/pkg/task-executor"
 )
 
 // defaultPath is the PATH of a command whose environment has none. Programs that show a title in ps, as nginx does,
@@ -60,7 +61,8 @@ func planRights(main, own procfs.Status, ownRoot bool) rights {
 const sysPtrace = procfs.Caps(1) << unix.CAP_SYS_PTRACE
 
 // planEnv lays overlay over base by name: an entry that is overridden keeps its place, the last of several in overlay
-// wins, and names no environment should have twice stand once.
+// wins, and names no environment should have twice stand once. What tells an executor whom to believe is left out of base: it
+// is there where the executor's own container is the sandbox.
 func planEnv(base, overlay []string) []string {
 	var env []string
 	place := map[string]int{}
@@ -80,7 +82,9 @@ func planEnv(base, overlay []string) []string {
 		}
 	}
 	for _, entry := range base {
-		set(entry, false) // the first counts, as for getenv
+		if name, _, _ := strings.Cut(entry, "="); name != taskexecutor.RootCertificateEnv && name != taskexecutor.PodUIDEnv {
+			set(entry, false) // the first counts, as for getenv
+		}
 	}
 	for _, entry := range overlay {
 		set(entry, true)

@@ -65,6 +65,10 @@ func TestPlanEnv(t *testing.T) {
 		"without a PATH there is a usual one": {[]string{"A=1"}, nil, []string{"A=1", path}},
 		"an empty PATH that was asked for":    {nil, []string{"PATH="}, []string{"PATH="}},
 		"what is no entry is dropped":         {[]string{"nginx: master process", "=x", "A=1"}, nil, []string{"A=1", path}},
+		"whom the executor believes is its own business": {
+			[]string{"SANDBOX_CONTROLLER_ROOT=AAAA", "SANDBOX_POD_UID=1", "SANDBOX_POD_UIDS=2"}, nil, []string{"SANDBOX_POD_UIDS=2", path},
+		},
+		"unless it was asked for":             {nil, []string{"SANDBOX_POD_UID=1"}, []string{"SANDBOX_POD_UID=1", path}},
 		"values with equals signs stay whole": {nil, []string{"A=b=c"}, []string{"A=b=c", path}},
 	}
 	for name, tc := range cases {
@@ -92,7 +96,8 @@ func TestPlanCandidates(t *testing.T) {
 }
 
 func TestReadReport(t *testing.T) {
-	cases := map[string]string{"R": "", "": ErrDied.Error(), "Rnot found": "not found", "refused": "refused"}
+	cases := map[string]string{"R": "", "": ErrDied.Error(), "Rnot found": "not found", "refused": "refused",
+		"Lno root": ErrSandboxEnded.Error() + ": no root"}
 	for report, want := range cases {
 		got := ""
 		if err := ReadReport(strings.NewReader(report)); err != nil {

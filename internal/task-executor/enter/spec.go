@@ -44,8 +44,16 @@ var ErrDied = errors.New("the process ended before the command was executed (per
 // ErrLeft says that the executor ended, or changed its mind, before it gave leave to execute the command.
 var ErrLeft = errors.New("the executor gave no leave to execute the command")
 
-// ready is written just before the command is executed; an error may still follow it.
-const ready = 'R'
+// ErrSandboxEnded says that the sandbox's main process ended before the command was executed.
+var ErrSandboxEnded = errors.New("the sandbox's main process has ended")
+
+// First bytes of a report. An error has none of them: it begins with a small letter.
+const (
+	// ready is written just before the command is executed; an error may still follow it.
+	ready = 'R'
+	// lost stands before an error that is an ErrSandboxEnded.
+	lost = 'L'
+)
 
 // File returns spec as a file to hand to the process as descriptor 3. The caller closes it.
 func File(spec Spec) (*os.File, error) {
@@ -85,8 +93,11 @@ func ReadReport(r io.Reader) error {
 	if len(report) == 0 {
 		return ErrDied
 	}
-	if report[0] == ready {
+	switch report[0] {
+	case ready:
 		report = report[1:]
+	case lost:
+		return fmt.Errorf("%w: %s", ErrSandboxEnded, report[1:])
 	}
 	if len(report) > 0 {
 		return errors.New(string(report))

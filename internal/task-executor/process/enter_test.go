@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -205,6 +206,84 @@ func checkIsolation(t *testing.T, pid int, root string) {
 		t.Errorf("session %d, want its own", stat.Session)
 	}
 }
+
+// Between taking the sandbox's rights and executing the command the process has threads with those of the executor. A root in
+// the sandbox that could trace it then would have them too.
+func TestTheSandboxCannotTraceATaskBeforeItsCommandIsExecuted(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: a root can be changed by root alone")
+	}
+	s := newSupervisor(t)
+	main := startSandbox(t, s, makeRoot(t, "sh", "sleep"), []string{"--bounding-set=-sys_ptrace"}, nil)
+	tracer := traceAsTheSandbox(t)
+	// Looking for a program in many directories takes a while.
+	path := "PATH=" + strings.Repeat("/a:", 30000) + "/bin"
+	read, write, err := pipe("out")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close() //nolint:errcheck // nothing is read
+	p, err := s.Start(t.Context(), StartInput{
+		Spec: enter.Spec{Main: main, Args: []string{"sleep", "1000"}, Env: []string{path}}, Marker: "traced", Stdout: write, Stderr: write,
+		Commit: func(id procfs.ID, _ time.Time) error {
+			tracer.begin(id.PID)
+			return nil
+		},
+	})
+	if err := errors.Join(err, write.Close()); err != nil {
+		t.Fatal(err)
+	}
+	traced := tracer.end() // it tries until it succeeds
+	if err := p.End(t.Context(), 0); err != nil {
+		t.Error(err)
+	}
+	if traced != "sleep\x001000\x00" {
+		t.Errorf("it traced %q, want the command itself, which has the rights of the sandbox, and nothing before that", traced)
+	}
+}
+
+// tracer tries to open the memory of a process, with the rights of a root without SYS_PTRACE.
+type tracer struct {
+	pids   chan int
+	traced chan string
+}
+
+func traceAsTheSandbox(t *testing.T) *tracer {
+	t.Helper()
+	tr := &tracer{pids: make(chan int), traced: make(chan string, 1)}
+	go func() { // ends with tr.end
+		runtime.LockOSThread() // and never unlocked: the thread ends, for its rights are no longer those of the others
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var data [2]unix.CapUserData
+		err := unix.Capget(&header, &data[0])
+		for i := range data {
+			data[i].Effective &^= uint32((1 << unix.CAP_SYS_PTRACE) >> (32 * i))
+		}
+		if err = errors.Join(err, unix.Capset(&header, &data[0])); err != nil {
+			tr.traced <- err.Error()
+			return
+		}
+		pid := <-tr.pids
+		for range 1_000_000 {
+			mem, err := os.OpenFile(proc.Path(pid, "mem"), os.O_RDWR, 0)
+			if err != nil {
+				continue
+			}
+			_ = mem.Close() // nothing was written
+			cmdline, _ := os.ReadFile(proc.Path(pid, "cmdline"))
+			if len(cmdline) == 0 {
+				continue // the program is just being loaded
+			}
+			tr.traced <- string(cmdline)
+			return
+		}
+		tr.traced <- "nothing"
+	}()
+	return tr
+}
+
+func (tr *tracer) begin(pid int) { tr.pids <- pid }
+func (tr *tracer) end() string   { return <-tr.traced }
 
 // TestEnterNeverFallsBack: a program that only the executor's root has is not found, and a root that may not be entered
 // is told as such.

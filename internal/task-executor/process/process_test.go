@@ -237,6 +237,9 @@ func TestStartTellsWhyNot(t *testing.T) {
 			if p.Process == nil {
 				t.Fatal("no process to end")
 			}
+			if got := errors.Is(err, enter.ErrSandboxEnded); got != (tc.spec.Main == gone) {
+				t.Errorf("the error says that the sandbox has ended: %t; it is %v", got, err)
+			}
 		})
 	}
 }

@@ -6,8 +6,10 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
+	"syscall"
 
 	"opensandbox.io/controller/internal/task-executor/procfs"
 )
@@ -122,7 +124,7 @@ func mainProcesses(processes []process, own procfs.Container) []process {
 	pause := map[procfs.Container]bool{}
 	podNamespace := slices.ContainsFunc(processes, func(p process) bool { return p.PID == 1 && p.container.Pod == own.Pod })
 	for _, p := range neighbours(processes, own) {
-		if isPause(p) {
+		if isPause(p, podNamespace) {
 			pause[p.container] = true
 		}
 		if podNamespace && p.Parent != 0 {
@@ -153,8 +155,11 @@ func neighbours(processes []process, own procfs.Container) []process {
 	return out
 }
 
-// isPause reports whether a process is that of the pause container, which holds the pod's namespaces.
-func isPause(p process) bool { return p.PID == 1 || (p.Comm == "pause" && p.Parent == 0) }
+// isPause reports whether a process is that of the pause container, which holds the pod's namespaces. In the PID namespace of a
+// pod that is process 1; a sandbox may call its own processes as it likes.
+func isPause(p process, podNamespace bool) bool {
+	return p.PID == 1 || (!podNamespace && p.Comm == "pause" && p.Parent == 0)
+}
 
 // isStarting reports whether a container's first process is still the runtime's own, about to become the main process.
 func isStarting(p process) bool { return strings.HasPrefix(p.Comm, "runc:[") }
@@ -198,6 +203,9 @@ func (f Finder) choose(candidates []process) (Target, error) {
 	var marked []process
 	for _, c := range candidates {
 		env, err := f.FS.Environ(c.PID)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			return Target{}, fmt.Errorf("%w (one has just ended)", ErrNotVisible)
+		}
 		if err != nil {
 			return Target{}, fmt.Errorf("read the environment of process %d (the executor needs the capability SYS_PTRACE): %w", c.PID, err)
 		}

@@ -91,6 +91,8 @@ func TestFind(t *testing.T) {
 			{pid: 8, parent: 7, start: 19, comm: "odd", cgroup: main.cgroup},
 			{pid: 9, parent: 0, start: 40, comm: "exec", cgroup: main.cgroup},
 			{pid: 10, parent: 7, start: 41, comm: "nested", cgroup: main.cgroup + "/docker/" + id("f")}}, want: beside},
+		"a sandbox that is called pause is one": {procs: []proc{
+			pause, {pid: 7, start: 20, comm: "pause", cgroup: main.cgroup}, self}, want: beside},
 		"another pod's processes don't count": {procs: []proc{
 			pause, main, self, {pid: 50, start: 5, comm: "other", cgroup: podV + "/" + id("c")}}, want: beside},
 		"another pod's processes don't count, with a cgroup namespace": {procs: []proc{

@@ -32,6 +32,8 @@ type conn struct {
 	net.Conn
 	owner *strangers
 	place *list.Element // nil when it is in the list no more
+
+	unread unread
 }
 
 // Accept implements net.Listener.

@@ -101,7 +101,10 @@ func NewHandler(tasks Tasks, recycler Recycler, log *slog.Logger) http.Handler {
 // NewServer returns a server of handler with limits against slow clients. Requests end when ctx does.
 func NewServer(ctx context.Context, handler http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler:           handler,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			handled(r.Context())
+			handler.ServeHTTP(w, r)
+		}),
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
@@ -110,6 +113,7 @@ func NewServer(ctx context.Context, handler http.Handler, log *slog.Logger) *htt
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		BaseContext:       baseContext(ctx),
 		ConnContext:       connContext,
+		ConnState:         auditUnread(log),
 		// Else "OPTIONS *" would be answered before the handler.
 		DisableGeneralOptionsHandler: true,
 	}

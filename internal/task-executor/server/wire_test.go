@@ -191,8 +191,6 @@ func TestTheGuardOnTheWire(t *testing.T) {
 		text func(p *port) string
 		want []int
 		sets int32
-		// quiet: the server itself refuses what is no request, without an audit line.
-		quiet bool
 	}{
 		"a call with its token": {want: []int{200}, sets: 1, text: func(p *port) string {
 			return request("POST /setTasks", set(p)+length(someTasks), someTasks)
@@ -252,8 +250,8 @@ func TestTheGuardOnTheWire(t *testing.T) {
 		"an empty query behind the path": {want: []int{401}, text: func(p *port) string {
 			return request("POST /setTasks?", set(p)+length(someTasks), someTasks)
 		}},
-		"health":                {want: []int{200}, quiet: true, text: func(*port) string { return request("GET /health", "", "") }},
-		"health with a query":   {want: []int{200}, quiet: true, text: func(*port) string { return request("GET /health?a=b", "", "") }},
+		"health":                {want: []int{200}, text: func(*port) string { return request("GET /health", "", "") }},
+		"health with a query":   {want: []int{200}, text: func(*port) string { return request("GET /health?a=b", "", "") }},
 		"health behind a slash": {want: []int{401}, text: func(*port) string { return request("GET //health", "", "") }},
 		"health before a slash": {want: []int{401}, text: func(*port) string { return request("GET /health/", "", "") }},
 		"health by a detour":    {want: []int{401}, text: func(*port) string { return request("GET /setTasks/../health", "", "") }},
@@ -271,9 +269,16 @@ func TestTheGuardOnTheWire(t *testing.T) {
 			return request("GET /getTasks", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n", "")
 		}},
 		"HTTP/2": {want: []int{401}, text: func(*port) string { return "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" }},
-		"headers over the limit": {want: []int{431}, quiet: true, text: func(*port) string {
+		"headers over the limit": {want: []int{431}, text: func(*port) string {
 			return request("GET /getTasks", "X: "+strings.Repeat("x", 64<<10)+"\r\n", "")
 		}},
+		"headers over the limit behind a call": {want: []int{200, 431}, sets: 1, text: func(p *port) string {
+			return request("POST /setTasks", set(p)+length(someTasks), someTasks) + request("GET /getTasks", "X: "+strings.Repeat("x", 64<<10)+"\r\n", "")
+		}},
+		"a handshake of TLS":      {want: []int{400}, text: func(*port) string { return "\x16\x03\x01\x00\r\n\r\n" }},
+		"a version of tomorrow":   {want: []int{505}, text: func(*port) string { return "GET / HTTP/9.9\r\n\r\n" }},
+		"a length that is none":   {want: []int{400}, text: func(*port) string { return request("POST /setTasks", "Content-Length: -1\r\n", "") }},
+		"a coding that is no one": {want: []int{501}, text: func(*port) string { return request("POST /setTasks", "Transfer-Encoding: zip\r\n", "") }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -287,14 +292,26 @@ func TestTheGuardOnTheWire(t *testing.T) {
 			}
 			refused := 0
 			for _, status := range tc.want {
-				if status > 400 && !tc.quiet {
+				if status >= 400 {
 					refused++
 				}
 			}
-			if lines := p.audit.refusals(); len(lines) != refused {
-				t.Errorf("audit lines %q, want %d", lines, refused)
-			}
+			p.wantRefusals(refused, tc.want[len(tc.want)-1])
 		})
+	}
+}
+
+// wantRefusals waits for the audit lines of n refused calls, the last of them with this status.
+func (p *port) wantRefusals(n, status int) {
+	p.t.Helper()
+	var lines []string
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // what the server itself refuses is told after its answer
+		if lines = p.audit.refusals(); len(lines) >= n || time.Now().After(deadline) {
+			break
+		}
+	}
+	if len(lines) != n || (n > 0 && !strings.Contains(lines[n-1], fmt.Sprintf(" status=%d ", status))) {
+		p.t.Errorf("audit lines %q, want %d, the last with status %d", lines, n, status)
 	}
 }
 
@@ -425,8 +442,12 @@ func TestAClientThatSendsItsHeadersByteByByteIsCutOff(t *testing.T) {
 		p := openPort(t, l, l.dial)
 		defer p.stop()
 		slow, begun := p.open(), time.Now()
-		defer slow.Close()           //nolint:errcheck // closed by the server
-		go io.Copy(io.Discard, slow) //nolint:errcheck // ends with the connection; in memory a write waits for its reader
+		defer slow.Close() //nolint:errcheck // closed by the server
+		answer := make(chan string, 1)
+		go func() { // ends with the connection; in memory a write waits for its reader
+			told, _ := io.ReadAll(slow) // closed in the end
+			answer <- string(told)
+		}()
 		sent := 0
 		for _, b := range []byte(request("POST /setTasks", auth(p.token("POST", "/setTasks", someTasks))+length(someTasks), someTasks)) {
 			if _, err := slow.Write([]byte{b}); err != nil {
@@ -446,6 +467,43 @@ func TestAClientThatSendsItsHeadersByteByByteIsCutOff(t *testing.T) {
 		if p.tasks.sets.Load() != 0 {
 			t.Error("the call came through")
 		}
+		if got := <-answer; got != tooSlow {
+			t.Errorf("it was answered with %q, want a 408", got)
+		}
+		synctest.Wait()
+		p.wantRefusals(1, http.StatusRequestTimeout)
+	})
+}
+
+// Who connects and says nothing is closed without a word: nobody was refused anything. The same goes for a connection that
+// rests after a call.
+func TestASilentConnectionIsClosedWithoutAWord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newPipes()
+		p := openPort(t, l, l.dial)
+		defer p.stop()
+		silent, resting := p.open(), p.open()
+		if _, err := io.WriteString(resting, request("GET /health", "", "")); err != nil {
+			t.Fatal(err)
+		}
+		in := bufio.NewReader(resting)
+		resp, err := http.ReadResponse(in, nil)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("health: %v", err)
+		}
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			t.Fatal(err)
+		}
+		if err := resp.Body.Close(); err != nil {
+			t.Error(err)
+		}
+		for name, c := range map[string]io.Reader{"the silent one": silent, "the resting one": in} {
+			if told, err := io.ReadAll(c); err != nil || len(told) > 0 {
+				t.Errorf("%s was told %q, %v", name, told, err)
+			}
+		}
+		synctest.Wait()
+		p.wantRefusals(0, 0)
 	})
 }
 
@@ -460,6 +518,7 @@ func TestABodyThatDoesNotComeIsGivenUp(t *testing.T) {
 		if took := time.Since(begun); fmt.Sprint(got) != "[400]" || took != readTimeout {
 			t.Errorf("answers %v after %s, want a 400 after %s", got, took, readTimeout)
 		}
+		p.wantRefusals(1, http.StatusBadRequest)
 	})
 }
 

@@ -5,7 +5,8 @@
 //
 // Every task has a directory t-<name>, which holds record.json and the files of its output. A record appears by rename,
 // so that a reader finds the old one or the new one. A record that can't be read is set aside as record.json.corrupt; its
-// task is still known by the name of the directory, and is never run a second time.
+// task is still known by the name of the directory, and is never run a second time. A directory that never had a record is
+// that of a task that never began: its first record was being written when the executor ended.
 package store
 
 import (
@@ -135,15 +136,26 @@ func (s *Store) Save(r Record) error {
 		return fmt.Errorf("encode record of %q: %w", r.Name, err)
 	}
 	dir := s.TaskDir(r.Name)
-	err = os.Mkdir(dir, 0o700)
-	if err == nil {
-		err = syncDir(s.dir)
-	}
-	if err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := s.makeDir(dir); err != nil {
 		return fmt.Errorf("make directory of %q: %w", r.Name, err)
 	}
 	if err := writeFile(filepath.Join(dir, recordFile), data); err != nil {
 		return fmt.Errorf("write record of %q: %w", r.Name, err)
+	}
+	return nil
+}
+
+// makeDir makes a task's directory, so that it outlives the machine. One that is there was made so.
+func (s *Store) makeDir(dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := syncDir(s.dir); err != nil {
+		return errors.Join(err, os.Remove(dir))
 	}
 	return nil
 }
@@ -203,10 +215,27 @@ func (s *Store) Load() ([]Record, error) {
 		if !ok || !entry.IsDir() || taskexecutor.ValidateName(name) != nil {
 			continue // not of ours
 		}
+		if !s.hasRecord(name) {
+			if err := s.Remove(name); err != nil {
+				return nil, err // else its name could be taken for that of a task whose record was lost
+			}
+			continue
+		}
 		records = append(records, s.load(name))
 	}
 	slices.SortFunc(records, func(a, b Record) int { return strings.Compare(a.Name, b.Name) })
 	return records, nil
+}
+
+// hasRecord reports whether a task has a record, be it one that was set aside. What can't be looked at counts as one.
+func (s *Store) hasRecord(name string) bool {
+	path := filepath.Join(s.TaskDir(name), recordFile)
+	for _, path := range []string{path, path + corruptSuffix} {
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Store) load(name string) Record {

@@ -123,19 +123,48 @@ func TestLoadSetsAsideWhatItCannotRead(t *testing.T) {
 			}
 		})
 	}
-	t.Run("missing", func(t *testing.T) {
-		s := open(t, t.TempDir())
-		if err := os.Mkdir(s.TaskDir("a"), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		got, err := s.Load()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff([]Record{{Version: recordVersion, Name: "a"}}, got); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
-		}
-	})
+}
+
+// An executor that is killed while it writes the first record of a task leaves a directory, and perhaps half a record that no
+// one reads. The task never began: it must be free to begin.
+func TestATaskWhoseFirstRecordWasNotFinishedIsNotKnown(t *testing.T) {
+	for name, files := range map[string][]string{
+		"before the file was made": nil,
+		"before it had its name":   {recordFile + tempSuffix},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t, t.TempDir())
+			if err := os.Mkdir(s.TaskDir("a"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			for _, file := range files {
+				if err := os.WriteFile(filepath.Join(s.TaskDir("a"), file), []byte(`{"ver`), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got, err := s.Load(); err != nil || len(got) > 0 {
+				t.Errorf("records %v, %v, want none", got, err)
+			}
+			if _, err := os.Lstat(s.TaskDir("a")); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("its directory is still there: %v", err)
+			}
+		})
+	}
+}
+
+// A record that was set aside in an earlier life, which then ended before it could write what is known instead.
+func TestATaskWhoseRecordWasSetAsideStaysKnown(t *testing.T) {
+	s := open(t, t.TempDir())
+	if err := os.Mkdir(s.TaskDir("a"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.TaskDir("a"), recordFile+corruptSuffix), []byte(`{"ver`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Load()
+	if diff := cmp.Diff([]Record{{Version: recordVersion, Name: "a"}}, got); err != nil || diff != "" {
+		t.Errorf("error %v (-want +got):\n%s", err, diff)
+	}
 }
 
 func TestLoadIgnoresAndClearsStrangers(t *testing.T) {

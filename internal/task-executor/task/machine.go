@@ -160,8 +160,17 @@ func (m *machine) treeGone(at time.Time, output string) {
 func (m *machine) terminate(at time.Time, reason, message, output string) {
 	m.end = &taskexecutor.Terminated{
 		ExitCode: m.exit.code, Signal: m.exit.signal, Reason: reason, Message: message, Output: output,
-		StartedAt: m.startedAt, FinishedAt: at,
+		StartedAt: m.startedAt, FinishedAt: finish(m.startedAt, at),
 	}
+}
+
+// finish is when a run finished that began at start. It took as long as the monotonic clock says, if both times have it, and
+// never less than no time: the other clock may have been set back meanwhile.
+func finish(start, at time.Time) time.Time {
+	if start.IsZero() {
+		return at
+	}
+	return start.Add(max(0, at.Sub(start)))
 }
 
 // status is what others see. A task being stopped is shown as running until its tree is gone.

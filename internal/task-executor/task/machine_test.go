@@ -23,6 +23,7 @@ func TestMachine(t *testing.T) {
 	start := func(m *machine) { m.started(t0) }
 	exit3 := func(m *machine) { m.exited(t1, exit{code: 3}, "out") }
 	timeout := func(m *machine) { m.stop(taskexecutor.ReasonTimedOut, "ran longer than 1s") }
+	early := func(m *machine) { m.exited(t0.Add(-time.Hour), exit{code: 3}, "out") }
 	lost := func(m *machine) { m.stop(taskexecutor.ReasonSandboxLost, "lost") }
 	killed := func(m *machine) { m.exited(t1, exit{code: 137, signal: 9}, "") }
 	gone := func(m *machine) { m.treeGone(t2, "tail") }
@@ -42,6 +43,7 @@ func TestMachine(t *testing.T) {
 		"could not be started":            {inputs: []func(*machine){fail}, wantState: Ended, wantEnd: &taskexecutor.Terminated{ExitCode: 128, Reason: "StartError", Message: "no such file", FinishedAt: t1}},
 		"removed before it could start":   {inputs: []func(*machine){remove, fail}, wantState: Gone, wantEnd: &taskexecutor.Terminated{ExitCode: 128, Reason: "StartError", Message: "no such file", FinishedAt: t1}},
 		"exited by itself":                {inputs: []func(*machine){start, exit3}, wantState: Ended, wantEnd: nonZero},
+		"the clock was set back":          {inputs: []func(*machine){start, early}, wantState: Ended, wantEnd: &taskexecutor.Terminated{ExitCode: 3, Reason: "NonZeroExit", Message: "exit status 3", Output: "out", StartedAt: t0, FinishedAt: t0}},
 		"an end is final":                 {inputs: []func(*machine){start, exit3, timeout, killed, gone, fail, start}, wantState: Ended, wantEnd: nonZero},
 		"timed out, tree not gone":        {inputs: []func(*machine){start, timeout, killed}, wantState: Stopping},
 		"timed out":                       {inputs: []func(*machine){start, timeout, killed, gone}, wantState: Ended, wantEnd: timedOut},

@@ -60,6 +60,7 @@ type Manager struct {
 	revision uint64
 	changed  chan struct{} // closed, and replaced, with every revision
 	closing  bool
+	found    bool // a sandbox was seen beside the executor
 }
 
 // entry is a task as others see it.
@@ -98,18 +99,29 @@ func (m *Manager) Restore(ctx context.Context) error {
 		return fmt.Errorf("end what an earlier executor has left: %w", err)
 	}
 	for _, r := range records {
-		if r.End == nil {
-			r.End = m.lost(r)
-			if err := m.deps.Store.Save(r); err != nil {
-				return fmt.Errorf("restore: %w", err)
-			}
-			m.deps.Log.Info("task was lost with an earlier executor", "task", r.Name)
+		end := r.End
+		if end == nil {
+			end = m.lost(r)
+			r = m.keepEnd(r, end)
 		}
 		m.mu.Lock()
-		m.add(r.Name, r.Process, endedMachine(*r.End), r)
+		m.add(r.Name, r.Process, endedMachine(*end), r)
 		m.mu.Unlock()
 	}
 	return nil
+}
+
+// keepEnd writes the end of a lost task down and returns its record as it is on disk then. What can't be written now, the task's
+// runner tries again.
+func (m *Manager) keepEnd(r store.Record, end *taskexecutor.Terminated) store.Record {
+	m.deps.Log.Info("task was lost with an earlier executor", "task", r.Name)
+	ended := r
+	ended.End = end
+	if err := m.deps.Store.Save(ended); err != nil {
+		m.deps.Log.Error("could not keep the record of a task", "task", r.Name, "err", err)
+		return r
+	}
+	return ended
 }
 
 // lost is the end of a task that an earlier executor had not seen end.
@@ -119,7 +131,7 @@ func (m *Manager) lost(r store.Record) *taskexecutor.Terminated {
 		Message: "the executor ended while the task ran", FinishedAt: m.deps.Clock.Now(),
 	}
 	if r.Start != nil {
-		end.StartedAt = r.Start.At
+		end.StartedAt, end.FinishedAt = r.Start.At, finish(r.Start.At, end.FinishedAt)
 	}
 	if r.Process == nil {
 		end.Message = "the record of the task could not be read"
@@ -217,6 +229,20 @@ func (m *Manager) remove(e *entry) {
 	}
 }
 
+// sawSandbox remembers that there was a sandbox beside the executor.
+func (m *Manager) sawSandbox() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.found = true
+}
+
+// hadSandbox says whether there ever was one in this life.
+func (m *Manager) hadSandbox() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.found
+}
+
 // Idle says whether no task is known.
 func (m *Manager) Idle() bool {
 	m.mu.Lock()
@@ -272,8 +298,8 @@ func (m *Manager) List() ([]taskexecutor.Task, string) {
 	return m.list(), m.revisionName()
 }
 
-// Wait returns what List does as soon as the revision is another than since, or after wait, or when ctx or the manager
-// ends.
+// Wait returns what List does as soon as the revision is another than since, or after wait, or when ctx ends, or when Close
+// is over.
 func (m *Manager) Wait(ctx context.Context, since string, wait time.Duration) ([]taskexecutor.Task, string) {
 	timer := m.deps.Clock.NewTimer(wait)
 	defer timer.Stop()
@@ -291,7 +317,7 @@ func (m *Manager) Wait(ctx context.Context, since string, wait time.Duration) ([
 			return m.List()
 		case <-ctx.Done():
 			return m.List()
-		case <-m.stopping.Done():
+		case <-m.giveUp.Done(): // not stopping: whoever waits then would be answered at once, again and again
 			return m.List()
 		}
 	}

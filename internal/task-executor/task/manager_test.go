@@ -401,6 +401,77 @@ func TestSandboxLost(t *testing.T) {
 	}
 }
 
+// A sandbox whose container is restarted ends the tries that meet it, and is nobody's mistake: other than one that never was.
+func TestASandboxThatEndsBeforeATaskIsStartedIsLost(t *testing.T) {
+	fake := testclock.NewFakeClock(t0)
+	gone := sandbox.Target{Main: procfs.ID{PID: os.Getpid(), Start: 1}}
+	var mu sync.Mutex
+	var down error
+	x := begin(t, options{dir: t.TempDir(), fake: fake, find: func() (sandbox.Target, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return gone, down
+	}})
+	x.set(script("ended", "true"))
+	if end := x.awaitEnd("ended"); end.Reason != "SandboxLost" || end.ExitCode != exitNeverStarted || !end.StartedAt.IsZero() {
+		t.Errorf("end %+v, want SandboxLost of one that was not started", end)
+	}
+	mu.Lock()
+	down = sandbox.ErrNotVisible
+	mu.Unlock()
+	x.set(script("down", "true"))
+	for deadline := time.Now().Add(patience); ; {
+		if task, err := x.Get("down"); err == nil && task.ProcessStatus.Terminated != nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("waited in vain")
+		}
+		if fake.HasWaiters() {
+			fake.Step(sandboxLook)
+		}
+	}
+	if end := x.awaitEnd("down"); end.Reason != "SandboxLost" {
+		t.Errorf("end %+v, want SandboxLost, for there was a sandbox before", end)
+	}
+}
+
+// An end that can't be kept is shown, and kept as soon as that is possible: the next life tells the same.
+func TestAnEndThatCouldNotBeKeptIsKeptLater(t *testing.T) {
+	dir := t.TempDir()
+	x := begin(t, options{dir: dir})
+	path, read := fifo(t)
+	leave := filepath.Join(t.TempDir(), "leave")
+	x.set(script("a", fmt.Sprintf("echo ready > %s; while [ ! -e %s ]; do sleep 0.01; done; exit 3", path, leave)))
+	read()
+	x.awaitRunning("a")
+	block := filepath.Join(x.records.TaskDir("a"), "record.json.tmp") // where the next record is written
+	if err := os.Mkdir(block, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(leave, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if end := x.awaitEnd("a"); end.Reason != "NonZeroExit" {
+		t.Errorf("end %+v", end)
+	}
+	kept := func() bool {
+		records, err := x.records.Load()
+		return err == nil && len(records) == 1 && records[0].End != nil && records[0].End.ExitCode == 3
+	}
+	if kept() {
+		t.Fatal("the end was kept: nothing is tested")
+	}
+	if err := os.Remove(block); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(patience); !kept(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the end was not kept later")
+		}
+	}
+}
+
 // pidOf returns the main process of a running task, from its record.
 func (x *executor) pidOf(name string) procfs.ID {
 	x.t.Helper()
@@ -506,6 +577,46 @@ func TestSecondLife(t *testing.T) {
 	y.awaitEmpty()
 }
 
+// A lost task whose end can't be written, as on a full disk, doesn't keep the executor from serving. It is written later.
+func TestALifeThatCannotWriteDownWhatWasLostServesAllTheSame(t *testing.T) {
+	dir := t.TempDir()
+	x := begin(t, options{dir: dir})
+	path, read := fifo(t)
+	running := script("running", "echo $$ > "+path+"; exec sleep 1000")
+	x.set(running)
+	read()
+	x.awaitRunning("running")
+	record, err := os.ReadFile(filepath.Join(dir, "t-running", "record.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.end()
+	if err := os.WriteFile(filepath.Join(dir, "t-running", "record.json"), record, 0o600); err != nil { // as a crash had left it
+		t.Fatal(err)
+	}
+	block := filepath.Join(dir, "t-running", "record.json.tmp") // where the next record is written
+	if err := os.Mkdir(block, 0o700); err != nil {
+		t.Fatal(err)
+	}
+
+	y := begin(t, options{dir: dir})
+	y.set(running)
+	if end := y.awaitEnd("running"); end.Reason != "ExecutorLost" {
+		t.Errorf("end %+v, want ExecutorLost", end)
+	}
+	if err := os.Remove(block); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		if records, err := y.records.Load(); err == nil && len(records) == 1 && records[0].End != nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the end was not kept later")
+		}
+	}
+}
+
 // TestLifeAfterACrash: the first life ends without a word; what it ran is killed by the second.
 func TestLifeAfterACrash(t *testing.T) {
 	dir := t.TempDir()
@@ -551,6 +662,40 @@ func TestClosing(t *testing.T) {
 	if _, err := x.Set([]taskexecutor.Task{script("a", "true")}); !errors.Is(err, ErrClosing) {
 		t.Errorf("error %v, want ErrClosing", err)
 	}
+}
+
+// While the executor ends its tasks, whoever waits is told of ends, and not that nothing has changed.
+func TestClosingAnswersThoseWhoWaitWithNews(t *testing.T) {
+	x := begin(t, options{dir: t.TempDir()})
+	path, read := fifo(t)
+	// It ends when it is told to, not when it is asked to: the file is its leave.
+	leave := filepath.Join(t.TempDir(), "leave")
+	x.Manager.deps.Grace = patience
+	x.set(script("a", fmt.Sprintf("trap 'echo asked > %s' TERM; echo ready > %s; while [ ! -e %s ]; do sleep 0.01; done", path, path, leave)))
+	read()
+	x.awaitRunning("a")
+	closed := make(chan struct{})
+	go func() { // ends with the manager
+		defer close(closed)
+		x.end()
+	}()
+	if got := read(); got != "asked" {
+		t.Fatalf("the task says %q", got)
+	}
+	_, revision := x.List()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, got := x.Wait(ctx, revision, time.Hour); ctx.Err() == nil {
+		t.Errorf("answered at once with revision %s, as before %s", got, revision)
+	}
+	if err := os.WriteFile(leave, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	list, _ := x.Wait(t.Context(), revision, time.Hour)
+	if len(list) != 1 || list[0].ProcessStatus.Terminated == nil || list[0].ProcessStatus.Terminated.Reason != "ExecutorLost" {
+		t.Errorf("told of %+v, want the end", list)
+	}
+	<-closed
 }
 
 func TestTheListFitsIntoAnAnswer(t *testing.T) {

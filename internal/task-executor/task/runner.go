@@ -28,7 +28,12 @@ const (
 	sandboxLook = 200 * time.Millisecond
 	// endRetry is the pause after ending a tree has failed.
 	endRetry = time.Second
+	// saveRetry is the pause after keeping an end has failed.
+	saveRetry = 5 * time.Second
 )
+
+// errStopped is why a task was not started that waited when the executor ended.
+var errStopped = errors.New("the executor was stopped before the task was started")
 
 // runner is the goroutine of one task.
 type runner struct {
@@ -44,13 +49,18 @@ type runner struct {
 	output   *process.Output
 	watch    *process.Watch
 	deadline clock.Timer
+
+	unsaved bool // the record on disk is not the last one
 }
 
 // run lives as long as the task is known, or until the executor ends.
 func (r *runner) run() {
 	defer r.release()
-	if r.machine.state == Pending {
+	switch {
+	case r.machine.state == Pending:
 		r.start()
+	case r.record.End == nil:
+		r.publish() // an end that could not be kept
 	}
 	for r.step() {
 		r.publish()
@@ -98,7 +108,9 @@ func (r *runner) publish() {
 }
 
 func (r *runner) save() {
-	if err := r.deps.Store.Save(r.record); err != nil {
+	err := r.deps.Store.Save(r.record)
+	r.unsaved = err != nil
+	if err != nil {
 		r.log.Error("could not keep the record of a task", "err", err)
 	}
 }
@@ -128,11 +140,11 @@ func (r *runner) start() {
 		if r.proc != nil && !r.endProcesses(0) {
 			return // the record has no end, which the next life of the executor will see
 		}
-		reason, message := taskexecutor.ReasonStartError, cut(err.Error())
-		if r.manager.stopping.Err() != nil {
-			reason, message = taskexecutor.ReasonExecutorLost, "the executor was stopped before the task was started"
+		reason := r.whyNotStarted(err)
+		if reason == taskexecutor.ReasonExecutorLost {
+			err = errStopped
 		}
-		r.machine.startFailed(r.deps.Clock.Now(), reason, message)
+		r.machine.startFailed(r.deps.Clock.Now(), reason, cut(err.Error()))
 		r.publish()
 		return
 	}
@@ -147,6 +159,19 @@ func (r *runner) start() {
 	r.publish()
 }
 
+// whyNotStarted is the reason of a task that was not started. Nobody's mistake is a sandbox that has ended, or is down where
+// there was one before: then another try may succeed.
+func (r *runner) whyNotStarted(err error) string {
+	switch {
+	case r.manager.stopping.Err() != nil:
+		return taskexecutor.ReasonExecutorLost
+	case errors.Is(err, enter.ErrSandboxEnded), errors.Is(err, sandbox.ErrNotVisible) && r.manager.hadSandbox():
+		return taskexecutor.ReasonSandboxLost
+	default:
+		return taskexecutor.ReasonStartError
+	}
+}
+
 // launch finds the sandbox and starts the command in it. Name and process are on disk before the command is executed: after a
 // crash at any moment either they are known, or nothing was executed.
 func (r *runner) launch(ctx context.Context) error {
@@ -155,6 +180,7 @@ func (r *runner) launch(ctx context.Context) error {
 		return fmt.Errorf("find the sandbox: %w", err)
 	}
 	if !target.Own {
+		r.manager.sawSandbox()
 		if r.watch, err = process.NewWatch(r.deps.FS, target.Main); err != nil {
 			return err
 		}
@@ -235,11 +261,21 @@ func (r *runner) awaitEnd() {
 	r.machine.stop(why, message)
 }
 
-// awaitRemoval waits until nobody wants an ended task any more. Its children end with the sandbox they live in.
+// awaitRemoval waits until nobody wants an ended task any more. Its children end with the sandbox they live in. An end that
+// could not be kept, as on a full disk, is tried again: else the next life of the executor would tell another one.
 func (r *runner) awaitRemoval() bool {
 	lost := r.lost()
+	again := r.deps.Clock.NewTimer(saveRetry)
+	defer again.Stop()
 	for {
+		var due <-chan time.Time
+		if r.unsaved {
+			due = again.C()
+		}
 		select {
+		case <-due:
+			r.save()
+			again.Reset(saveRetry)
 		case <-r.entry.removed:
 			r.machine.remove()
 			return true

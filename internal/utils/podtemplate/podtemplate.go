@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -70,36 +71,86 @@ func AddTaskRecords(spec *corev1.PodSpec) {
 	})
 }
 
+// AddSidecarMode tells a task-executor that has a container beside others that tasks belong into one of those. It can't see that
+// by itself where the pod doesn't share its processes, and would run them in its own. What the template says stays.
+func AddSidecarMode(spec *corev1.PodSpec) {
+	for _, containers := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
+		for i := range containers {
+			c := &containers[i]
+			alone := len(spec.Containers) == 1 && &spec.Containers[0] == c
+			if c.Name == v1alpha1.TaskExecutorContainer && !alone && !slices.ContainsFunc(c.Env, isSidecarMode) {
+				setEnv(c, corev1.EnvVar{Name: taskexecutor.SidecarModeEnv, Value: "true"})
+			}
+		}
+	}
+}
+
+func isSidecarMode(e corev1.EnvVar) bool { return e.Name == taskexecutor.SidecarModeEnv }
+
 // AddRoot tells the task-executor of a pod which controller to believe: every container of that name, and the only container
 // of a pod that has one. A root of "" adds nothing.
 func AddRoot(spec *corev1.PodSpec, root string) {
 	if root == "" {
 		return
 	}
-	for _, containers := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
-		for i := range containers {
-			c := &containers[i]
-			only := len(spec.Containers) == 1 && &spec.Containers[0] == c
-			if c.Name == v1alpha1.TaskExecutorContainer || only {
-				setEnv(c, corev1.EnvVar{Name: taskexecutor.RootCertificateEnv, Value: root})
-				setEnv(c, corev1.EnvVar{Name: taskexecutor.PodUIDEnv, ValueFrom: &corev1.EnvVarSource{
-					FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.uid"},
-				}})
+	for c := range executors(spec) {
+		setEnv(c, corev1.EnvVar{Name: taskexecutor.RootCertificateEnv, Value: root})
+		setEnv(c, corev1.EnvVar{Name: taskexecutor.PodUIDEnv, ValueFrom: &corev1.EnvVarSource{
+			FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.uid"},
+		}})
+	}
+}
+
+// executors are the containers of a pod that AddRoot means.
+func executors(spec *corev1.PodSpec) iter.Seq[*corev1.Container] {
+	return func(yield func(*corev1.Container) bool) {
+		for _, containers := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
+			for i := range containers {
+				c := &containers[i]
+				only := len(spec.Containers) == 1 && &spec.Containers[0] == c
+				if (c.Name == v1alpha1.TaskExecutorContainer || only) && !yield(c) {
+					return
+				}
 			}
 		}
 	}
 }
 
-// RootOf is the root that a pod's task-executor believes, "" for none.
+// RootOf is the root that a pod's task-executor believes, "" for none. Where the only container has got others beside it since
+// AddRoot, from a webhook, it is known by its having both variables; one alone in such a pod is the user's own.
 func RootOf(spec *corev1.PodSpec) string {
-	for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
-		for i := range c.Env {
-			if c.Env[i].Name == taskexecutor.RootCertificateEnv {
-				return c.Env[i].Value
-			}
+	for c := range executors(spec) {
+		if e := envOf(c, taskexecutor.RootCertificateEnv); e != nil {
+			return e.Value
+		}
+	}
+	for i := range spec.Containers {
+		root, uid := envOf(&spec.Containers[i], taskexecutor.RootCertificateEnv), envOf(&spec.Containers[i], taskexecutor.PodUIDEnv)
+		if root != nil && uid != nil && uid.ValueFrom != nil {
+			return root.Value
 		}
 	}
 	return ""
+}
+
+// envOf is the variable of a name, nil for none.
+func envOf(c *corev1.Container, name string) *corev1.EnvVar {
+	if at := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == name }); at >= 0 {
+		return &c.Env[at]
+	}
+	return nil
+}
+
+// Disobeys says that an executor that believes the root believed refuses every call of a controller that has the root present.
+// One that believes none was made by an older controller, before there were roots, and may well obey.
+//
+//	| believed | present              | disobeys |
+//	| none     | -                    | no       |
+//	| -        | none: not loaded yet | no       |
+//	| r        | r                    | no       |
+//	| r        | another              | yes      |
+func Disobeys(believed, present string) bool {
+	return believed != "" && present != "" && believed != present
 }
 
 // setEnv puts a variable last, in place of all that the template has under its name.

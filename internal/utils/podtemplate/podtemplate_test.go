@@ -140,6 +140,45 @@ func TestAddTaskRecords(t *testing.T) {
 	}
 }
 
+func TestAddSidecarMode(t *testing.T) {
+	container := func(name string, env ...corev1.EnvVar) corev1.Container {
+		return corev1.Container{Name: name, Env: env}
+	}
+	user := corev1.EnvVar{Name: "A", Value: "b"}
+	mode := func(value string) corev1.EnvVar { return corev1.EnvVar{Name: "SANDBOX_SIDECAR_MODE", Value: value} }
+	executor := v1alpha1.TaskExecutorContainer
+	for name, c := range map[string]struct{ spec, want corev1.PodSpec }{
+		"beside a sandbox": {
+			spec: corev1.PodSpec{Containers: []corev1.Container{container("sandbox", user), container(executor, user)}},
+			want: corev1.PodSpec{Containers: []corev1.Container{container("sandbox", user), container(executor, user, mode("true"))}},
+		},
+		"among the init containers": {
+			spec: corev1.PodSpec{InitContainers: []corev1.Container{container(executor)}, Containers: []corev1.Container{container("sandbox")}},
+			want: corev1.PodSpec{InitContainers: []corev1.Container{container(executor, mode("true"))}, Containers: []corev1.Container{container("sandbox")}},
+		},
+		"the only container runs tasks in its own": {
+			spec: corev1.PodSpec{Containers: []corev1.Container{container(executor, user)}},
+			want: corev1.PodSpec{Containers: []corev1.Container{container(executor, user)}},
+		},
+		"what the template says stays": {
+			spec: corev1.PodSpec{Containers: []corev1.Container{container("sandbox"), container(executor, mode("false"))}},
+			want: corev1.PodSpec{Containers: []corev1.Container{container("sandbox"), container(executor, mode("false"))}},
+		},
+		"no executor": {
+			spec: corev1.PodSpec{Containers: []corev1.Container{container("a"), container("b")}},
+			want: corev1.PodSpec{Containers: []corev1.Container{container("a"), container("b")}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			AddSidecarMode(&c.spec)
+			AddSidecarMode(&c.spec) // twice is as once
+			if diff := cmp.Diff(c.want, c.spec); diff != "" {
+				t.Errorf("spec (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestAddRoot(t *testing.T) {
 	container := func(name string, env ...corev1.EnvVar) corev1.Container {
 		return corev1.Container{Name: name, Env: env}

@@ -35,6 +35,7 @@ type journal struct {
 
 	mu     sync.Mutex // held while the file is written: the writes have an order
 	file   *os.File
+	torn   bool // the last write failed, perhaps in the middle of a line
 	turnAt time.Time
 }
 
@@ -70,7 +71,13 @@ func (j *journal) append(id string, until, now time.Time) error {
 	if err := j.ready(now); err != nil {
 		return fmt.Errorf("remember a used token: %w", err)
 	}
-	if _, err := j.file.WriteString(lineOf(id, until)); err != nil {
+	line := lineOf(id, until)
+	if j.torn {
+		line = "\n" + line // else both lines were none
+	}
+	_, err := j.file.WriteString(line)
+	j.torn = err != nil
+	if err != nil {
 		return fmt.Errorf("remember a used token: %w", err)
 	}
 	return nil

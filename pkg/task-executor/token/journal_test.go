@@ -158,6 +158,37 @@ func TestATokenThatCanNotBeRememberedIsRefused(t *testing.T) {
 	}
 }
 
+// A disk that is full in the middle of a line, and has room again for the next.
+func TestALineThatCouldNotBeWrittenWholeSpoilsNotTheNext(t *testing.T) {
+	w, dir := newWorld(t), t.TempDir()
+	w.restart(dir)
+	if err := w.accept(w.sign(setTasks()), setTasks()); err != nil {
+		t.Fatal(err)
+	}
+	file := w.verifier.journal.file
+	readOnly, err := os.Open(file.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer readOnly.Close() //nolint:errcheck // nothing is written
+	w.verifier.journal.file = readOnly
+	if err := w.accept(w.sign(setTasks()), setTasks()); err == nil || Reason(err) != "" {
+		t.Fatalf("a token that could not be remembered: %v", err)
+	}
+	if _, err := file.WriteString("ABCDEFGHIJ"); err != nil { // what was written of it
+		t.Fatal(err)
+	}
+	w.verifier.journal.file = file
+	raw := w.sign(setTasks())
+	if err := w.accept(raw, setTasks()); err != nil {
+		t.Fatal(err)
+	}
+	w.restart(dir)
+	if err := w.accept(raw, setTasks()); !errors.Is(err, ErrReplayed) {
+		t.Errorf("after a restart: got %v, want %v", err, ErrReplayed)
+	}
+}
+
 func TestAnIDThatIsNoneOfOursIsMalformed(t *testing.T) {
 	w := newWorld(t)
 	for _, id := range []string{"a b", "a\nb", strings.Repeat("x", maxIDBytes+1)} {

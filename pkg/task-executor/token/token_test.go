@@ -4,6 +4,7 @@ package token
 
 import (
 	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"strings"
@@ -217,7 +218,7 @@ func TestATokenIsGoodForAShortTimeOnAnyClock(t *testing.T) {
 
 func TestTheSigningKeyTurnsAndExecutorsFollow(t *testing.T) {
 	w := newWorld(t)
-	first, err := w.signer.current()
+	first, err := w.signer.signing()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,8 +229,41 @@ func TestTheSigningKeyTurnsAndExecutorsFollow(t *testing.T) {
 			t.Fatalf("%s later: %v", step, err)
 		}
 	}
-	if last, _ := w.signer.current(); last == first {
+	if last, _ := w.signer.signing(); last.header == first.header || last.key.Equal(first.key) {
 		t.Error("the signing key never changed")
+	}
+}
+
+// Each key signs for twelve hours, and what it signed last is good to its end; the root and the pod stay the same.
+func TestASigningKeySignsForTwelveHours(t *testing.T) {
+	w := newWorld(t)
+	key := func(raw string) string { // the certificate in the header
+		parsed, err := jwt.ParseSigned(raw, []jose.SignatureAlgorithm{algorithm})
+		if err != nil {
+			t.Fatal(err)
+		}
+		chains, err := parsed.Headers[0].Certificates(x509.VerifyOptions{
+			Roots: w.verifier.roots, CurrentTime: w.pods.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(chains[0][0].Raw)
+	}
+	first := key(w.sign(setTasks()))
+	w.signers.Step(signingTurn - time.Second)
+	w.pods.Step(signingTurn - time.Second)
+	last := w.sign(setTasks())
+	if key(last) != first {
+		t.Error("the key turned before its time")
+	}
+	w.signers.Step(time.Second)
+	w.pods.Step(time.Second)
+	if key(w.sign(setTasks())) == first {
+		t.Error("the key did not turn when it was time")
+	}
+	if err := w.accept(last, setTasks()); err != nil {
+		t.Errorf("the last call of the old key: %v", err)
 	}
 }
 
@@ -300,6 +334,23 @@ func FuzzVerify(f *testing.F) {
 			t.Errorf("an error without reason: %v", err)
 		}
 	})
+}
+
+func BenchmarkSign(b *testing.B) {
+	root, err := NewRoot(start)
+	if err != nil {
+		b.Fatal(err)
+	}
+	signer, err := NewSigner(root, clocktesting.NewFakeClock(start))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := signer.Sign(setTasks()); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 func BenchmarkSignAndVerify(b *testing.B) {

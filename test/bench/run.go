@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/test/bench/internal/audit"
+	"opensandbox.io/controller/test/bench/internal/cluster"
+	"opensandbox.io/controller/test/bench/internal/report"
+)
+
+// run measures what the options ask for, and takes everything down at its end, also when ctx is done before.
+func run(ctx context.Context, o Options) (err error) {
+	machine := thisMachine()
+	if err := os.MkdirAll(o.Results, 0o755); err != nil {
+		return err
+	}
+	tell("starting the cluster %s", o.Cluster)
+	c, err := cluster.Up(ctx, cluster.Options{Checkout: o.Checkout, Name: o.Cluster, PodCIDR: o.PodCIDR, Nodes: o.Nodes, Out: os.Stderr})
+	if err != nil {
+		return fmt.Errorf("start the cluster: %w", err)
+	}
+	defer func() { err = errors.Join(err, c.Down(ctx)) }()
+	e := &env{options: o, cluster: c, audit: audit.Open(c.AuditLog)}
+	defer func() { err = errors.Join(err, e.stop()) }()
+	if err := e.prepare(ctx); err != nil {
+		return err
+	}
+	for _, s := range o.Scenarios {
+		result := report.Result{Scenario: s.name, Machine: machine, Command: o.Sizes.command(s.name), Sizes: o.Sizes.or(s.sizes).byName()}
+		for i := range o.Runs {
+			e.begin(s.name, i+1)
+			metrics, err := e.once(ctx, s)
+			if err != nil {
+				return fmt.Errorf("%s, run %d of %d: %w", s.name, i+1, o.Runs, err)
+			}
+			result.Runs = append(result.Runs, metrics)
+		}
+		result.Time = time.Now().UTC().Format(time.RFC3339)
+		if err := publish(o, result); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prepare makes the namespace, and deletes the batches of a run that was cut off in a cluster that stayed up.
+func (e *env) prepare(ctx context.Context) error {
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: benchNamespace}}
+	if err := e.cluster.Client.Create(ctx, namespace); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("make namespace %s: %w", benchNamespace, err)
+	}
+	if err := e.cluster.Client.DeleteAllOf(ctx, &v1alpha1.BatchSandbox{}, client.InNamespace(benchNamespace)); err != nil {
+		return fmt.Errorf("delete batches of an earlier run: %w", err)
+	}
+	return nil
+}
+
+// publish shows a result, and keeps it.
+func publish(o Options, r report.Result) error {
+	line, err := r.JSON()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stdout, "%s%s\n", r.Table(), line)
+	name := filepath.Join(o.Results, r.Scenario+"-"+strings.NewReplacer(":", "", "-", "").Replace(r.Time))
+	err = errors.Join(
+		os.WriteFile(name+".json", []byte(line+"\n"), 0o644),
+		os.WriteFile(name+".md", []byte(r.Markdown()), 0o644))
+	if o.Document == "" || err != nil {
+		return err
+	}
+	document, err := os.ReadFile(o.Document)
+	if err != nil {
+		return err
+	}
+	changed, err := report.Replace(string(document), r.Scenario, r.Markdown())
+	if err != nil {
+		return fmt.Errorf("%s: %w", o.Document, err)
+	}
+	return os.WriteFile(o.Document, []byte(changed), 0o644)
+}
+
+// tell shows progress.
+func tell(format string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...) }
+
+// thisMachine describes the machine as far as it tells of itself.
+func thisMachine() report.Machine {
+	m := report.Machine{CPUs: runtime.NumCPU(), Model: runtime.GOARCH}
+	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
+		first, _, _ := strings.Cut(string(load), " ")
+		m.Load, _ = strconv.ParseFloat(first, 64) // 0 for what can't be read
+	}
+	file, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return m
+	}
+	defer file.Close() //nolint:errcheck // only read from
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		if fields := strings.Fields(lines.Text()); len(fields) > 1 && fields[0] == "MemTotal:" {
+			kib, _ := strconv.ParseFloat(fields[1], 64) // 0 for what can't be read
+			m.MemoryGB = kib / (1 << 20)
+		}
+	}
+	return m
+}
