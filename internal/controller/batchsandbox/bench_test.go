@@ -80,14 +80,12 @@ func makeLarge(b testing.TB, clk clock.Clock, n int, change func(*v1alpha1.Batch
 		b.Fatal(err)
 	}
 	l.r = r
-	running := &sessions{byIndex: map[int]*session{}}
-	for i := range n {
-		running.replace(i, &session{
-			target: target{batch: client.ObjectKeyFromObject(l.sb), uid: l.sb.UID, index: i, pod: types.UID("uid-" + pods[i]), ip: ips[i]},
-			cancel: func() {}, state: taskState{phase: taskRunning, try: 1, ip: ips[i]},
-		})
+	for i := range n { // watchers that have nothing to do: the test says what becomes of the tasks
+		r.runner.start(target{
+			batch: client.ObjectKeyFromObject(l.sb), uid: l.sb.UID, index: i, pod: types.UID("uid-" + pods[i]), ip: ips[i],
+		}, false, taskState{phase: taskRunning, try: 1}, func(context.Context, *session) {})
 	}
-	r.runner.byUID[l.sb.UID] = running
+	r.runner.Wait()
 	l.reconcile()
 	if l.sb.Status.TaskRunning != int32(n) { //nolint:gosec // some thousands
 		b.Fatalf("status %+v, want %d tasks that run", l.sb.Status, n)

@@ -18,11 +18,11 @@ import (
 	taskexecutor "opensandbox.io/controller/pkg/task-executor"
 )
 
-// drawEnd is any end that an executor may tell of.
+// drawEnd is any end of a task that is not run again.
 func drawEnd(t *rapid.T, label string) taskexecutor.Terminated {
 	reason := rapid.SampledFrom([]string{
 		taskexecutor.ReasonCompleted, taskexecutor.ReasonCompleted, taskexecutor.ReasonNonZeroExit, taskexecutor.ReasonTimedOut,
-		taskexecutor.ReasonStartError, taskexecutor.ReasonSandboxLost, taskexecutor.ReasonExecutorLost, taskexecutor.ReasonCancelled, "Bored",
+		taskexecutor.ReasonStartError, taskexecutor.ReasonCancelled, "Bored",
 	}).Draw(t, label)
 	end := taskexecutor.Terminated{Reason: reason, Output: label}
 	if reason != taskexecutor.ReasonCompleted {
