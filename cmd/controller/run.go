@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -37,6 +38,8 @@ import (
 	"opensandbox.io/controller/internal/controller/node"
 	"opensandbox.io/controller/internal/controller/pool"
 	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/apiwrites"
+	"opensandbox.io/controller/internal/utils/executorcalls"
 	"opensandbox.io/controller/internal/utils/trigger"
 )
 
@@ -59,6 +62,11 @@ func run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	counters, err := newCounters(metrics.Registry)
+	if err != nil {
+		return err
+	}
+	config.Wrap(counters.writes.Wrap)
 	options := managerOptions(o, logger)
 	leads := func() bool { return true }
 	if o.LeaderElect {
@@ -76,19 +84,19 @@ func run(ctx context.Context, o Options) error {
 	defer stopRunner()
 	wake := waker{batches: trigger.New(), pools: trigger.New()}
 	keys := keyring.New(mgr.GetAPIReader(), mgr.GetClient(), ownNamespace(o), clock.RealClock{})
-	runner := batchsandbox.NewRunner(runnerCtx, clock.RealClock{}, wake.WakeBatch, batchsandbox.Dialer(keys.Sign))
+	runner := batchsandbox.NewRunner(runnerCtx, clock.RealClock{}, wake.WakeBatch, batchsandbox.Dialer(keys.Sign, counters.calls.Wrap))
 	defer runner.Wait()
-	calls := pool.NewCalls(runnerCtx, wake.WakePool, pool.Dialer(keys.Sign))
+	calls := pool.NewCalls(runnerCtx, wake.WakePool, pool.Dialer(keys.Sign, counters.calls.Wrap))
 	defer calls.Wait()
 	defer stopRunner()
 	ledger := scheduler.NewLedger(wake)
-	if err := setup(ctx, mgr, o, parts{ledger: ledger, runner: runner, calls: calls, keys: keys, wake: wake, leads: leads}); err != nil {
+	if err := setup(ctx, mgr, o, parts{ledger: ledger, runner: runner, calls: calls, starts: counters.starts, keys: keys, wake: wake, leads: leads}); err != nil {
 		return err
 	}
 	if err := addChecks(mgr); err != nil {
 		return err
 	}
-	if err := feedLedger(ctx, mgr.GetCache(), ledger); err != nil {
+	if err := feedLedger(ctx, mgr.GetCache(), ledger, counters.starts); err != nil {
 		return err
 	}
 	if err := mgr.Start(ctx); err != nil {
@@ -102,11 +110,30 @@ type waker struct{ batches, pools *trigger.Trigger }
 func (w waker) WakeBatch(batch types.NamespacedName) { w.batches.Wake(batch) }
 func (w waker) WakePool(pool types.NamespacedName)   { w.pools.Wake(pool) }
 
+// counters are the metrics of what no controller has to itself.
+type counters struct {
+	writes *apiwrites.Counter
+	calls  *executorcalls.Counter
+	starts *pool.Starts
+}
+
+func newCounters(registry prometheus.Registerer) (c counters, err error) {
+	if c.writes, err = apiwrites.New(registry); err != nil {
+		return c, err
+	}
+	if c.calls, err = executorcalls.New(registry); err != nil {
+		return c, err
+	}
+	c.starts, err = pool.NewStarts(registry, clock.RealClock{})
+	return c, err
+}
+
 // parts are what the controllers share.
 type parts struct {
 	ledger *scheduler.Ledger
 	runner *batchsandbox.Runner
 	calls  *pool.Calls
+	starts *pool.Starts
 	keys   *keyring.Keyring
 	wake   waker
 	leads  func() bool
@@ -126,10 +153,13 @@ func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 	if err := batches.SetupWithManager(mgr, p.wake.batches, o.Concurrency); err != nil {
 		return fmt.Errorf("set up the batch controller: %w", err)
 	}
-	pools := pool.New(pool.Options{
+	pools, err := pool.New(pool.Options{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
-		Ledger: p.ledger, Ready: ready, Calls: p.calls, Root: p.keys.Root, Suffix: pool.RandomSuffix,
+		Registry: metrics.Registry, Starts: p.starts, Ledger: p.ledger, Ready: ready, Calls: p.calls, Root: p.keys.Root, Suffix: pool.RandomSuffix,
 	})
+	if err != nil {
+		return fmt.Errorf("make the pool controller: %w", err)
+	}
 	if err := pools.SetupWithManager(mgr, p.wake.pools, o.Concurrency); err != nil {
 		return fmt.Errorf("set up the pool controller: %w", err)
 	}
@@ -190,8 +220,8 @@ func watchNodes(ctx context.Context, mgr ctrl.Manager, p parts) (rebuild func(co
 	return nodes.Rebuild, nil
 }
 
-// feedLedger tells the ledger of every pod of a pool, from now on.
-func feedLedger(ctx context.Context, c cache.Cache, ledger *scheduler.Ledger) error {
+// feedLedger tells the ledger of every pod of a pool, from now on, and starts of those that became Ready.
+func feedLedger(ctx context.Context, c cache.Cache, ledger *scheduler.Ledger, starts *pool.Starts) error {
 	informer, err := c.GetInformer(ctx, &corev1.Pod{})
 	if err != nil {
 		return fmt.Errorf("watch pods: %w", err)
@@ -200,6 +230,7 @@ func feedLedger(ctx context.Context, c cache.Cache, ledger *scheduler.Ledger) er
 		AddFunc: func(obj any) {
 			if pod, ok := obj.(*corev1.Pod); ok {
 				batchsandbox.ObservePod(ledger, pod)
+				starts.Observe(pod)
 			}
 		},
 		UpdateFunc: func(before, after any) {
@@ -212,6 +243,7 @@ func feedLedger(ctx context.Context, c cache.Cache, ledger *scheduler.Ledger) er
 				batchsandbox.RemovePod(ledger, was)
 			}
 			batchsandbox.ObservePod(ledger, is)
+			starts.Observe(is)
 		},
 		DeleteFunc: func(obj any) {
 			if unknown, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
@@ -219,6 +251,7 @@ func feedLedger(ctx context.Context, c cache.Cache, ledger *scheduler.Ledger) er
 			}
 			if pod, ok := obj.(*corev1.Pod); ok {
 				batchsandbox.RemovePod(ledger, pod)
+				starts.Forget(client.ObjectKeyFromObject(pod))
 			}
 		},
 	})

@@ -108,6 +108,17 @@ func (q *queue) head() *Demand {
 	return q.demands[0]
 }
 
+// QueueLength is the number of batches in the queue of a pool.
+func (l *Ledger) QueueLength(pool types.NamespacedName) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p, ok := l.pools[pool]
+	if !ok {
+		return 0
+	}
+	return len(p.queue.demands)
+}
+
 // headedBy says whether this batch is the one that is served next.
 func (q *queue) headedBy(batch types.NamespacedName) bool {
 	head := q.head()

@@ -236,10 +236,17 @@ func (w *world) startProcess(before *cache) *process {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	p.pools = pool.New(pool.Options{
-		Client: api, APIReader: reader, Clock: clock.RealClock{}, Recorder: noEvents{}, Ledger: p.ledger, Ready: p.ready,
+	starts, err := pool.NewStarts(noRegistry{}, clock.RealClock{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	p.pools, err = pool.New(pool.Options{
+		Client: api, APIReader: reader, Clock: clock.RealClock{}, Recorder: noEvents{}, Registry: noRegistry{}, Starts: starts, Ledger: p.ledger, Ready: p.ready,
 		Calls: p.calls, Root: noRoot, Suffix: w.suffix,
 	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	w.process = p
 	p.cache.unfit, p.cache.heard = map[types.UID]int{}, map[types.UID]string{}
 	go func() {

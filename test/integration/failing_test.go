@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -67,7 +68,10 @@ func (s *space) stepPool(pool *v1alpha1.Pool, kubelet func(*corev1.Pod) bool) *s
 	p.ledger = scheduler.NewLedger(p)
 	ready := make(chan struct{})
 	close(ready)
-	p.r = poolcontroller.New(poolcontroller.Options{
+	registry := prometheus.NewRegistry()
+	starts, err := poolcontroller.NewStarts(registry, p.clock)
+	s.must(err)
+	p.r, err = poolcontroller.New(poolcontroller.Options{
 		Client: interceptor.NewClient(s.client, interceptor.Funcs{
 			Create: func(ctx context.Context, c client.WithWatch, obj client.Object, o ...client.CreateOption) error {
 				p.creates.Add(1)
@@ -78,9 +82,10 @@ func (s *space) stepPool(pool *v1alpha1.Pool, kubelet func(*corev1.Pod) bool) *s
 				return c.Delete(ctx, obj, o...)
 			},
 		}),
-		APIReader: s.client, Clock: p.clock, Recorder: &events.FakeRecorder{}, Ledger: p.ledger, Ready: ready,
-		Calls: poolcontroller.NewCalls(s.ctx, func(types.NamespacedName) {}, poolcontroller.Dialer(nil)), Root: func() string { return "" }, Suffix: poolcontroller.RandomSuffix,
+		APIReader: s.client, Clock: p.clock, Recorder: &events.FakeRecorder{}, Registry: registry, Starts: starts, Ledger: p.ledger, Ready: ready,
+		Calls: poolcontroller.NewCalls(s.ctx, func(types.NamespacedName) {}, func(string, types.UID) poolcontroller.Executor { return nil }), Root: func() string { return "" }, Suffix: poolcontroller.RandomSuffix,
 	})
+	s.must(err)
 	return p
 }
 

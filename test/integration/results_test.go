@@ -203,7 +203,7 @@ func TestTheOutputOfAFailedTaskIsFitToBeShown(t *testing.T) {
 	s.startExecutors()
 	s.startController("")
 	s.create(taskPool("p", 1))
-	s.create(makeTaskBatch("b", "p", `i=0; while [ $i -lt 500 ]; do echo "line $i äöü"; i=$((i+1)); done; printf '\033[31mred\033[0m \377\376 \tend\n' >&2; exit 1`, 1))
+	s.create(makeTaskBatch("b", "p", `exec >&2; i=0; while [ $i -lt 500 ]; do echo "line $i äöü"; i=$((i+1)); done; printf '\033[31mred\033[0m \377\376 \tend\n'; exit 1`, 1))
 	st := s.tasksEnded("b").Status
 	if len(st.FailedTasks) != 1 {
 		t.Fatalf("failedTasks %+v, want one", st.FailedTasks)

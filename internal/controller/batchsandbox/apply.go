@@ -98,6 +98,8 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *mem
 		res := r.ledger.Assume(demandOf(obs, p.missing))
 		grants, out.queue = res.Grants, queueStatus(res.Place)
 	}
+	served := len(grants) == len(p.missing) && p.problem == nil && p.setAside == nil
+	r.noteChoice(obs, m, len(grants), served)
 	if err := r.giveUpStranded(ctx, obs, m, grants); err != nil {
 		return err
 	}
@@ -109,7 +111,6 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *mem
 	for _, index := range drop {
 		obs.sandboxes[index] = sandbox{}
 	}
-	before := obs.sb
 	wanted := allocationOf(obs.sandboxes, obs.replicas())
 	if out.problem = tooLarge(obs, wanted); out.problem != nil && len(grants) > 0 {
 		obs.sandboxes = had
@@ -120,9 +121,12 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *mem
 		obs.sandboxes = had // the status must not tell of what was not written
 		return err
 	}
+	if served {
+		r.metrics.delivered(&m.delivery, r.clock.Now())
+	}
 	r.ledger.Release(name, drop)
 	if len(grants) > 0 {
-		r.metrics.delivered(before, obs.now, len(grants))
+		r.metrics.allocated.Add(float64(len(grants)))
 		logf.FromContext(ctx).Info("allocated pods", "pods", len(grants), "missing", len(p.missing)-len(grants))
 		r.events.allocated(obs.sb, len(grants))
 	}
@@ -256,6 +260,7 @@ func (r *Reconciler) writeAllocation(ctx context.Context, obs *observed, m *memo
 		return errNotLeading
 	}
 	patched := sb.DeepCopy()
+	m.delivery.writes++
 	err := r.client.Patch(ctx, patched, client.RawPatch(types.MergePatchType, allocationPatch(sb, annotations, finalizers)))
 	if err != nil {
 		err = fmt.Errorf("patch allocation: %w", err)
@@ -410,7 +415,14 @@ func (r *Reconciler) writeEndpoints(ctx context.Context, obs *observed, m *memor
 	if out.problem = tooLarge(obs, a); out.problem != nil {
 		return nil
 	}
-	return r.writeAllocation(ctx, obs, m, a)
+	before := obs.sb
+	if err := r.writeAllocation(ctx, obs, m, a); err != nil {
+		return err
+	}
+	if complete {
+		r.deliveredCold(obs, m, before)
+	}
+	return nil
 }
 
 // createPods makes the pods of these indexes in parallel. A pod whose template or patch can't be used becomes a problem,

@@ -85,6 +85,7 @@ type Reconciler struct {
 	leads     func() bool
 
 	namespaces *namespaces
+	sights     *sights
 
 	mu       sync.Mutex
 	memories map[types.NamespacedName]*memory
@@ -114,6 +115,10 @@ type memory struct {
 	letGo bool
 	// lastDelivery is when addresses were written last.
 	lastDelivery time.Time
+	// delivery times the first delivery.
+	delivery delivery
+	// heard are the ends of tries that the status doesn't tell yet, for the metrics.
+	heard []heardEnd
 	// retries are the tries of tasks that were decided on.
 	retries retryMemory
 	// losses and restarts are what happened to sandboxes and is being counted and told.
@@ -173,6 +178,7 @@ func New(o Options) (*Reconciler, error) {
 		client: o.Client, apiReader: o.APIReader, clock: o.Clock, events: recorder{o.Recorder}, metrics: m,
 		ledger: o.Ledger, runner: o.Runner, root: o.Root, ready: o.Ready, leads: o.Leads, memories: map[types.NamespacedName]*memory{},
 		namespaces: &namespaces{reader: o.APIReader, clock: o.Clock},
+		sights:     newSights(o.Clock),
 	}, nil
 }
 
@@ -187,7 +193,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, wake *trigger.Trigger, w
 	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("batchsandbox").
-		For(&v1alpha1.BatchSandbox{}, builder.WithPredicates(changedByUsers())).
+		For(&v1alpha1.BatchSandbox{}, builder.WithPredicates(r.sights.predicate(), changedByUsers())).
 		Owns(&corev1.Pod{}, builder.MatchEveryOwner).
 		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.batchesOf), builder.WithPredicates(poolMatters())).
 		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.waitingFor), builder.WithPredicates(failingChanged())).
@@ -294,10 +300,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if sb.DeletionTimestamp != nil {
 		return ignoreConflict(ctrl.Result{}, r.finalize(ctx, sb, m))
 	}
+	m.heard = append(m.heard, r.runner.takeHeard(sb.UID)...)
 	obs, err := r.observe(ctx, sb)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	r.beginDelivery(obs, m)
 	r.checkTasks(obs, m)
 	m.losses.note(obs)
 	judgeTries(obs, m.retries)
@@ -471,6 +479,7 @@ func (r *Reconciler) report(ctx context.Context, obs *observed, p plan, out outc
 	m.restarts.note(obs)
 	before, after := obs.sb.Status, batchStatus(obs, p, out)
 	if equality.Semantic.DeepEqual(&before, after) {
+		r.told(m)
 		return 0, nil
 	}
 	if wait := statusPace - obs.now.Sub(m.lastStatus); wait > 0 && sameButNumbers(&before, after) {
@@ -479,6 +488,7 @@ func (r *Reconciler) report(ctx context.Context, obs *observed, p plan, out outc
 	if err := r.patchStatus(ctx, obs, after, m); err != nil {
 		return 0, err
 	}
+	r.told(m)
 	r.events.problemFound(obs.sb, &before, firstProblem(p.problem, out.problem, p.setAside))
 	r.events.tasksCompleted(obs.sb, &before)
 	if obs.endsMatter() {
@@ -511,6 +521,7 @@ func (r *Reconciler) patchStatus(ctx context.Context, obs *observed, status *v1a
 	}, Status: obs.sb.Status}
 	patched := before.DeepCopy()
 	patched.Status = *status
+	m.delivery.writes++
 	if err := r.client.Status().Patch(ctx, patched, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
 		if apierrors.IsNotFound(err) {
 			return errGone
@@ -544,6 +555,7 @@ func (r *Reconciler) remember(sb *v1alpha1.BatchSandbox) *memory {
 func (r *Reconciler) forget(name types.NamespacedName) {
 	r.ledger.BatchGone(name)
 	r.runner.ForgetName(name)
+	r.sights.forget(name)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.memories, name)

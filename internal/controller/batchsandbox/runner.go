@@ -67,6 +67,7 @@ type Runner struct {
 	mu     sync.Mutex
 	byUID  map[types.UID]*sessions
 	byName map[types.NamespacedName]types.UID
+	heard  map[types.UID][]heardEnd // that nobody took yet
 }
 
 // sessions are the watchers of one batch.
@@ -125,14 +126,16 @@ type session struct {
 	state    taskState
 	// ended is how the task ended that is being stopped; nil if it had not.
 	ended *taskexecutor.Terminated
+	// since is when the watcher began.
+	since time.Time
 }
 
 // Dial connects to the executor of a pod.
 type Dial func(ip string, pod types.UID) Executor
 
-// Dialer returns a Dial whose calls are signed.
-func Dialer(sign func(token.Call) (string, error)) Dial {
-	transport := taskexecutor.NewTransport()
+// Dialer returns a Dial whose calls are signed, and go over a transport that wrap may watch.
+func Dialer(sign func(token.Call) (string, error), wrap func(http.RoundTripper) http.RoundTripper) Dial {
+	transport := wrap(taskexecutor.NewTransport())
 	return func(ip string, pod types.UID) Executor {
 		return taskexecutor.New(taskexecutor.BaseURL(ip), taskexecutor.WithTransport(transport),
 			taskexecutor.WithTokens(token.ForPod(sign, string(pod))))
@@ -143,7 +146,7 @@ func Dialer(sign func(token.Call) (string, error)) Dial {
 func NewRunner(ctx context.Context, clk clock.Clock, wake func(types.NamespacedName), dial Dial) *Runner {
 	return &Runner{
 		ctx: ctx, clock: clk, wake: wake, dial: dial,
-		byUID: map[types.UID]*sessions{}, byName: map[types.NamespacedName]types.UID{},
+		byUID: map[types.UID]*sessions{}, byName: map[types.NamespacedName]types.UID{}, heard: map[types.UID][]heardEnd{},
 	}
 }
 
@@ -254,7 +257,7 @@ func (r *Runner) start(t target, stopping bool, initial taskState, work func(con
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
 	initial.ip = t.ip
-	s := &session{target: t, try: initial.try, stopping: stopping, cancel: cancel, state: initial, ended: ended}
+	s := &session{target: t, try: initial.try, stopping: stopping, cancel: cancel, state: initial, ended: ended, since: r.clock.Now()}
 	batch.replace(t.index, s)
 	r.wg.Go(func() {
 		defer cancel()
@@ -310,6 +313,7 @@ func (r *Runner) forgetBatch(uid types.UID) {
 		}
 	}
 	delete(r.byUID, uid)
+	delete(r.heard, uid)
 }
 
 // ForgetName ends the watchers of the batch that has or had this name.
@@ -352,6 +356,7 @@ func (r *Runner) keep(s *session, state taskState) (wait time.Duration, wakes bo
 		batch.open--
 	}
 	s.state = state
+	r.hear(s)
 	return batch.newsIn(r.clock.Now())
 }
 

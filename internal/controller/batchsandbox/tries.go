@@ -340,9 +340,11 @@ func (r *Reconciler) recordTries(ctx context.Context, obs *observed, unserved []
 	}
 	status := obs.sb.Status.DeepCopy()
 	taskStatus(obs, status)
+	silent := obs.lostSilently(unserved, all)
 	if err := r.patchStatus(ctx, obs, status, m); err != nil {
 		return false, err
 	}
+	r.metrics.countTries(v1alpha1.TaskReasonSandboxLost, silent)
 	clear(obs.withdrawn)
 	for index, end := range obs.ends {
 		ends = ends || !end.recorded
@@ -356,4 +358,18 @@ func (r *Reconciler) recordTries(ctx context.Context, obs *observed, unserved []
 		}
 	}
 	return ends, nil
+}
+
+// lostSilently is how many tries of these indexes are lost that the status doesn't have yet, and of which no executor told.
+func (o *observed) lostSilently(indexes []int, all map[int]tries) (n int) {
+	for _, index := range indexes {
+		end, ended := o.ends[index]
+		next, again := o.retries[index]
+		switch {
+		case o.tasks[index].phase == taskEnded:
+		case ended && !end.recorded, again && next.before.lost > all[index].lost:
+			n++
+		}
+	}
+	return n
 }

@@ -41,6 +41,7 @@ type world struct {
 	runner   *Runner
 	recorder *events.FakeRecorder
 	r        *Reconciler
+	registry *prometheus.Registry
 	deposed  bool   // the lease was not renewed in time
 	root     string // of the controller's tokens
 
@@ -92,11 +93,12 @@ func (w *world) startController() {
 	w.t.Helper()
 	w.ledger = scheduler.NewLedger(w)
 	w.known = map[string]types.UID{}
+	w.registry = prometheus.NewRegistry()
 	ready := make(chan struct{})
 	close(ready)
 	r, err := New(Options{
 		Client: interceptor.NewClient(w.client, w.calls()), APIReader: interceptor.NewClient(w.client, w.reads()),
-		Clock: clock.RealClock{}, Recorder: w.recorder, Registry: prometheus.NewRegistry(), Ledger: w.ledger, Runner: w.runner, Ready: ready,
+		Clock: clock.RealClock{}, Recorder: w.recorder, Registry: w.registry, Ledger: w.ledger, Runner: w.runner, Ready: ready,
 		Root:  func() string { return w.root },
 		Leads: func() bool { return !w.deposed },
 	})

@@ -185,7 +185,11 @@ func (r *Reconciler) createPods(ctx context.Context, pool *v1alpha1.Pool, mem *m
 	wantRules := recycling.HasRestartRules(&pods[0].Spec)
 	_, _ = slowstart.Do(ctx, len(names), func(ctx context.Context, i int) error { // errs has the errors
 		pods[i].OwnerReferences = append(pods[i].OwnerReferences, owners...)
+		r.starts.send(client.ObjectKeyFromObject(pods[i]))
 		outcomes[i], errs[i] = r.createPod(ctx, pool, pods[i])
+		if outcomes[i] != outcomeCreated {
+			r.starts.Forget(client.ObjectKeyFromObject(pods[i]))
+		}
 		return errs[i]
 	})
 	now := r.clock.Now()
@@ -326,6 +330,7 @@ func (r *Reconciler) settle(ctx context.Context, pool *v1alpha1.Pool, mem *memor
 			continue
 		}
 		delete(mem.expected, name)
+		r.starts.Forget(client.ObjectKey{Namespace: pool.Namespace, Name: name})
 		r.ledger.RemovePod(client.ObjectKeyFromObject(pool), name, "")
 	}
 	return nil

@@ -4,6 +4,7 @@ package pool
 
 import (
 	"context"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -33,10 +34,11 @@ type Executor interface {
 // Dial connects to the executor of a pod.
 type Dial func(ip string, pod types.UID) Executor
 
-// Dialer returns a Dial whose calls are signed.
-func Dialer(sign func(token.Call) (string, error)) Dial {
-	transport := taskexecutor.NewTransport()
-	transport.DisableKeepAlives = true // the executor exits
+// Dialer returns a Dial whose calls are signed, and go over a transport that wrap may watch.
+func Dialer(sign func(token.Call) (string, error), wrap func(http.RoundTripper) http.RoundTripper) Dial {
+	base := taskexecutor.NewTransport()
+	base.DisableKeepAlives = true // the executor exits
+	transport := wrap(base)
 	return func(ip string, pod types.UID) Executor {
 		return taskexecutor.New(taskexecutor.BaseURL(ip), taskexecutor.WithTransport(transport), taskexecutor.WithTimeout(executorTimeout),
 			taskexecutor.WithTokens(token.ForPod(sign, string(pod))))

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/client-go/tools/events"
@@ -21,7 +22,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/event"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"opensandbox.io/controller/api/v1alpha1"
@@ -49,6 +49,12 @@ type Options struct {
 
 	// Recorder writes events on pools.
 	Recorder events.EventRecorder
+
+	// Registry takes the metrics.
+	Registry prometheus.Registerer
+
+	// Starts measures how long pods take to be Ready.
+	Starts *Starts
 
 	// Ledger knows what every pod of a pool is doing.
 	Ledger *scheduler.Ledger
@@ -78,6 +84,7 @@ type Reconciler struct {
 	ledger   *scheduler.Ledger
 	ready    <-chan struct{}
 	metrics  *podMetrics
+	starts   *Starts
 	memories *memories
 	calls    *Calls
 	root     func() string
@@ -85,7 +92,15 @@ type Reconciler struct {
 }
 
 // New returns a Reconciler and registers its metrics.
-func New(o Options) *Reconciler {
+func New(o Options) (*Reconciler, error) {
+	m, err := newPodMetrics(o.Registry)
+	if err != nil {
+		return nil, err
+	}
+	memories := newMemories()
+	if err := o.Registry.Register(newGauges(o.Ledger, memories.pools)); err != nil {
+		return nil, fmt.Errorf("register the gauges of pools: %w", err)
+	}
 	return &Reconciler{
 		client:   o.Client,
 		reader:   o.APIReader,
@@ -93,12 +108,13 @@ func New(o Options) *Reconciler {
 		recorder: o.Recorder,
 		ledger:   o.Ledger,
 		ready:    o.Ready,
-		metrics:  newPodMetrics(metrics.Registry),
-		memories: newMemories(),
+		metrics:  m,
+		starts:   o.Starts,
+		memories: memories,
 		calls:    o.Calls,
 		root:     o.Root,
 		suffix:   o.Suffix,
-	}
+	}, nil
 }
 
 // SetupWithManager watches pools and the trigger with this many workers.

@@ -346,6 +346,13 @@ func (m *memories) of(pool *v1alpha1.Pool) *memory {
 	return mem
 }
 
+// pools are those that have a memory: all that this process looks after.
+func (m *memories) pools() []types.NamespacedName {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Keys(m.byPool))
+}
+
 func (m *memories) forget(pool types.NamespacedName) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -35,6 +35,8 @@ const namespace = "ns"
 
 // world is an API server (a fake one, at the process boundary), a clock, a ledger and the reconciler of one pool.
 type world struct {
+	registry *prometheus.Registry
+	starts   *Starts
 	t        *testing.T
 	key      types.NamespacedName
 	client   client.WithWatch
@@ -93,13 +95,20 @@ func newWorld(t *testing.T, pool *v1alpha1.Pool, pods ...*corev1.Pod) *world {
 	w.answeredBy(nil)
 	ready := make(chan struct{})
 	close(ready)
-	w.r = New(Options{
+	w.registry = prometheus.NewRegistry()
+	var err error
+	if w.starts, err = NewStarts(w.registry, w.clock); err != nil {
+		t.Fatal(err)
+	}
+	w.r, err = New(Options{
 		Client: interceptor.NewClient(w.client, w.funcs()), APIReader: interceptor.NewClient(w.client, w.reads()),
-		Clock: w.clock, Recorder: w.recorder, Ledger: w.ledger, Ready: ready, Calls: w.calls,
+		Clock: w.clock, Recorder: w.recorder, Registry: w.registry, Starts: w.starts, Ledger: w.ledger, Ready: ready, Calls: w.calls,
 		Root:   func() string { return w.root },
 		Suffix: func() string { w.names++; return fmt.Sprintf("%05d", w.names) },
 	})
-	w.r.metrics = newPodMetrics(prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
 	w.news()
 	return w
 }
