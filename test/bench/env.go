@@ -22,7 +22,6 @@ import (
 	"opensandbox.io/controller/test/bench/internal/executors"
 	"opensandbox.io/controller/test/bench/internal/process"
 	"opensandbox.io/controller/test/bench/internal/promtext"
-	"opensandbox.io/controller/test/bench/internal/report"
 )
 
 const (
@@ -37,6 +36,8 @@ const (
 	stepTimeout  = 10 * time.Minute
 	// look is the time between two looks at what can't be watched.
 	look = 50 * time.Millisecond
+	// quiet is how long no write may come before the controller counts as at rest: longer than its pacing of anything.
+	quiet = 7 * time.Second
 )
 
 // env is what scenarios work with.
@@ -61,9 +62,9 @@ func (e *env) begin(scenario string, run int) {
 func (e *env) tell(format string, args ...any) { tell("%s: %s", e.title, fmt.Sprintf(format, args...)) }
 
 // once runs a scenario once, with a fresh controller.
-func (e *env) once(ctx context.Context, s scenario) (metrics []report.Metric, err error) {
+func (e *env) once(ctx context.Context, s scenario) (found findings, err error) {
 	if err := e.startController(ctx); err != nil {
-		return nil, err
+		return findings{}, err
 	}
 	defer func() { err = errors.Join(err, e.stopController()) }()
 	return s.run(ctx, e, e.options.Sizes.or(s.sizes))
@@ -106,11 +107,16 @@ func (e *env) stopController() error {
 
 // stop ends what was started.
 func (e *env) stop() error {
-	err := e.stopController()
-	if e.host != nil {
-		err = errors.Join(err, e.host.Stop())
-		e.host = nil
+	return errors.Join(e.stopController(), e.stopExecutors())
+}
+
+// stopExecutors ends the process that serves the executors, if it was started.
+func (e *env) stopExecutors() error {
+	if e.host == nil {
+		return nil
 	}
+	err := e.host.Stop()
+	e.host = nil
 	return err
 }
 
@@ -193,11 +199,122 @@ func (e *env) rest(ctx context.Context, d time.Duration, what string) error {
 	})
 }
 
+// settle waits until the controller writes nothing any more, such as the labels of delivered pods.
+func (e *env) settle(ctx context.Context) error {
+	mark, err := e.audit.Now()
+	if err != nil {
+		return err
+	}
+	last := time.Now()
+	return e.until(ctx, stepTimeout, "the controller writes no more", func() (bool, string) {
+		if time.Since(last) < time.Second { // reading the log costs time too
+			return false, "writes"
+		}
+		writes, err := e.audit.Writes(mark)
+		if err == nil && writes.Sum(controllerAgent, "") == 0 {
+			return time.Since(last) >= quiet, "quiet"
+		}
+		if next, err := e.audit.Now(); err == nil {
+			mark, last = next, time.Now()
+		}
+		return false, fmt.Sprintf("%d writes a moment ago", writes.Sum(controllerAgent, ""))
+	})
+}
+
+// snapshot is what the controller uses and has done at one moment.
+type snapshot struct {
+	at                                                          time.Time
+	cpu                                                         time.Duration
+	memory, peak, heap, stacks, goroutines, sockets, reconciles float64
+}
+
+func (e *env) snapshot(ctx context.Context) (snapshot, error) {
+	metrics, err := e.metrics(ctx)
+	if err != nil {
+		return snapshot{}, err
+	}
+	usage, err := e.controller.Usage()
+	return snapshot{
+		at: time.Now(), cpu: usage.CPU, memory: float64(usage.Memory), peak: float64(usage.PeakMemory), sockets: float64(usage.Sockets),
+		heap: metrics.Sum("go_memstats_heap_inuse_bytes"), stacks: metrics.Sum("go_memstats_stack_inuse_bytes"),
+		goroutines: metrics.Sum("go_goroutines"), reconciles: metrics.Sum("controller_runtime_reconcile_total"),
+	}, err
+}
+
+func mib(bytes float64) float64 { return bytes / (1 << 20) }
+
 // sight is an object as a watch showed it, and when.
 type sight[T client.Object] struct {
 	object  T
 	deleted bool
 	at      time.Time
+}
+
+// watcher is a watch in the background.
+type watcher struct {
+	cancel context.CancelFunc
+	ended  chan struct{}
+	err    error // set before ended is closed
+}
+
+// watchAll hands every sight of the objects of a kind to see, from before it returns until the watcher is stopped. list is an
+// empty list of that kind. A watch that breaks off is taken up again: what is there then is shown once more.
+func watchAll[T client.Object](ctx context.Context, e *env, list client.ObjectList, see func(sight[T]), which ...client.ListOption) (*watcher, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	open := func() (watch.Interface, error) {
+		w, err := e.cluster.Client.Watch(ctx, list, append([]client.ListOption{client.InNamespace(benchNamespace)}, which...)...)
+		if err != nil {
+			return nil, fmt.Errorf("watch: %w", err)
+		}
+		return w, nil
+	}
+	w, err := open()
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	background := &watcher{cancel: cancel, ended: make(chan struct{})}
+	go func() {
+		defer close(background.ended)
+		for err == nil && ctx.Err() == nil {
+			if err = drain(ctx, w, see); err == nil && ctx.Err() == nil {
+				w, err = open()
+			}
+		}
+		background.err = err
+	}()
+	return background, nil
+}
+
+// drain hands on what one watch shows until it ends.
+func drain[T client.Object](ctx context.Context, w watch.Interface, see func(sight[T])) error {
+	defer w.Stop()
+	for {
+		select {
+		case event, open := <-w.ResultChan():
+			if !open {
+				return nil
+			}
+			if _, err := show(event, func(s sight[T]) bool { see(s); return false }); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// stop ends the watch.
+func (w *watcher) stop() { w.cancel(); <-w.ended }
+
+// check is an error if the watch has failed.
+func (w *watcher) check() error {
+	select {
+	case <-w.ended:
+		return w.err
+	default:
+		return nil
+	}
 }
 
 // follow hands every sight of one object to see, until that says that it has seen enough. list is an empty list of its kind.

@@ -45,16 +45,21 @@ func run(ctx context.Context, o Options) (err error) {
 	}
 	for _, s := range o.Scenarios {
 		result := report.Result{Scenario: s.name, Machine: machine, Command: o.Sizes.command(s.name), Sizes: o.Sizes.or(s.sizes).byName()}
+		var all []findings
 		for i := range o.Runs {
 			e.begin(s.name, i+1)
-			metrics, err := e.once(ctx, s)
+			found, err := e.once(ctx, s)
 			if err != nil {
 				return fmt.Errorf("%s, run %d of %d: %w", s.name, i+1, o.Runs, err)
 			}
-			result.Runs = append(result.Runs, metrics)
+			all = append(all, found)
+			result.Runs = append(result.Runs, found.metrics)
+		}
+		if err := e.stopExecutors(); err != nil {
+			return err
 		}
 		result.Time = time.Now().UTC().Format(time.RFC3339)
-		if err := publish(o, result); err != nil {
+		if err := publish(o, result, drawing(s, all)); err != nil {
 			return err
 		}
 	}
@@ -73,8 +78,16 @@ func (e *env) prepare(ctx context.Context) error {
 	return nil
 }
 
+// drawing is the plot of a scenario as SVG; "" if it has none.
+func drawing(s scenario, all []findings) string {
+	if s.plot == nil {
+		return ""
+	}
+	return s.plot(all).SVG()
+}
+
 // publish shows a result, and keeps it.
-func publish(o Options, r report.Result) error {
+func publish(o Options, r report.Result, svg string) error {
 	line, err := r.JSON()
 	if err != nil {
 		return err
@@ -84,18 +97,37 @@ func publish(o Options, r report.Result) error {
 	err = errors.Join(
 		os.WriteFile(name+".json", []byte(line+"\n"), 0o644),
 		os.WriteFile(name+".md", []byte(r.Markdown()), 0o644))
+	if svg != "" {
+		err = errors.Join(err, os.WriteFile(name+".svg", []byte(svg), 0o644))
+	}
 	if o.Document == "" || err != nil {
 		return err
 	}
-	document, err := os.ReadFile(o.Document)
+	return enter(o.Document, r, svg)
+}
+
+// enter puts a result into a document, and its plot beside it.
+func enter(path string, r report.Result, svg string) error {
+	text := r.Markdown()
+	if svg != "" {
+		name := filepath.Join("images", r.Scenario+".svg")
+		if err := os.MkdirAll(filepath.Join(filepath.Dir(path), "images"), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(filepath.Dir(path), name), []byte(svg), 0o644); err != nil {
+			return err
+		}
+		text += fmt.Sprintf("\n![%s](%s)\n", r.Scenario, filepath.ToSlash(name))
+	}
+	document, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	changed, err := report.Replace(string(document), r.Scenario, r.Markdown())
+	changed, err := report.Replace(string(document), r.Scenario, text)
 	if err != nil {
-		return fmt.Errorf("%s: %w", o.Document, err)
+		return fmt.Errorf("%s: %w", path, err)
 	}
-	return os.WriteFile(o.Document, []byte(changed), 0o644)
+	return os.WriteFile(path, []byte(changed), 0o644)
 }
 
 // tell shows progress.

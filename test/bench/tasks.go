@@ -33,8 +33,6 @@ const (
 	meanTask = 200 * time.Millisecond
 	// lagGoal is the goal for the time from a task's end to a status that shows it, in ms.
 	lagGoal = 250
-	// quiet is how long no write may come before the controller counts as at rest: longer than its pacing of anything.
-	quiet = 7 * time.Second
 )
 
 func tasksScenario() scenario {
@@ -57,24 +55,24 @@ type tasksRun struct {
 
 // runTasks measures two batches of the same warm pool. The tasks of the first run for a moment: it shows how fast many are
 // started and reported. Those of the second run until told: it shows what running tasks cost, and how soon their ends are seen.
-func runTasks(ctx context.Context, e *env, s sizes) ([]report.Metric, error) {
+func runTasks(ctx context.Context, e *env, s sizes) (findings, error) {
 	if s.Pool == 0 {
 		s.Pool = s.N + s.N/50
 	}
 	if s.Pool < s.N {
-		return nil, fmt.Errorf("a pool of %d has no room for %d tasks: raise POOL or lower N", s.Pool, s.N)
+		return findings{}, fmt.Errorf("a pool of %d has no room for %d tasks: raise POOL or lower N", s.Pool, s.N)
 	}
 	host, err := e.executors()
 	if err != nil {
-		return nil, err
+		return findings{}, err
 	}
 	t := &tasksRun{env: e, sizes: s, host: host}
 	for _, step := range []func(context.Context) error{t.warm, t.short, t.long} {
 		if err := step(ctx); err != nil {
-			return nil, err
+			return findings{}, err
 		}
 	}
-	return t.metrics, nil
+	return findings{metrics: t.metrics}, nil
 }
 
 func (t *tasksRun) add(m report.Metric) { t.metrics = append(t.metrics, m) }
@@ -181,28 +179,6 @@ func (t *tasksRun) long(ctx context.Context) error {
 	return t.remove(ctx, b)
 }
 
-// settle waits until the controller writes nothing any more, such as the labels of delivered pods.
-func (t *tasksRun) settle(ctx context.Context) error {
-	mark, err := t.audit.Now()
-	if err != nil {
-		return err
-	}
-	last := time.Now()
-	return t.until(ctx, stepTimeout, "the controller writes no more", func() (bool, string) {
-		if time.Since(last) < time.Second { // reading the log costs time too
-			return false, "writes"
-		}
-		writes, err := t.audit.Writes(mark)
-		if err == nil && writes.Sum(controllerAgent, "") == 0 {
-			return time.Since(last) >= quiet, "quiet"
-		}
-		if next, err := t.audit.Now(); err == nil {
-			mark, last = next, time.Now()
-		}
-		return false, fmt.Sprintf("%d writes a moment ago", writes.Sum(controllerAgent, ""))
-	})
-}
-
 // idle measures what running tasks cost while nothing happens.
 func (t *tasksRun) idle(ctx context.Context) error {
 	mark, err := t.audit.Now()
@@ -278,8 +254,12 @@ func (t *tasksRun) ends(ctx context.Context, b *batch) error {
 	at := strconv.FormatFloat(t.Rate, 'f', -1, 64) + " ends a second"
 	for _, q := range []struct {
 		key, what string
-		q, goal   float64
-	}{{"lagP50", "p50", 0.5, 0}, {"lagP90", "p90", 0.9, 0}, {"lagP99", "p99", 0.99, lagGoal}, {"lagMax", "most", 1, 0}} {
+		q         float64
+		goal      report.Goal
+	}{
+		{"lagP50", "p50", 0.5, report.Goal{}}, {"lagP90", "p90", 0.9, report.Goal{}},
+		{"lagP99", "p99", 0.99, report.AtMost(lagGoal)}, {"lagMax", "most", 1, report.Goal{}},
+	} {
 		t.add(report.Metric{Key: q.key, What: "at " + at + ": from a task's end to a status that shows it, " + q.what, Unit: "ms",
 			Goal: q.goal, Value: stats.Milliseconds(stats.Quantile(lags, q.q))})
 	}
@@ -309,28 +289,6 @@ func (t *tasksRun) lags(b *batch) ([]time.Duration, error) {
 
 func statusWrites(c audit.Calls) float64 {
 	return float64(c.Sum(controllerAgent, "batchsandboxes/status"))
-}
-
-func mib(bytes float64) float64 { return bytes / (1 << 20) }
-
-// snapshot is what the controller uses and has done at one moment.
-type snapshot struct {
-	at                                                          time.Time
-	cpu                                                         time.Duration
-	memory, peak, heap, stacks, goroutines, sockets, reconciles float64
-}
-
-func (e *env) snapshot(ctx context.Context) (snapshot, error) {
-	metrics, err := e.metrics(ctx)
-	if err != nil {
-		return snapshot{}, err
-	}
-	usage, err := e.controller.Usage()
-	return snapshot{
-		at: time.Now(), cpu: usage.CPU, memory: float64(usage.Memory), peak: float64(usage.PeakMemory), sockets: float64(usage.Sockets),
-		heap: metrics.Sum("go_memstats_heap_inuse_bytes"), stacks: metrics.Sum("go_memstats_stack_inuse_bytes"),
-		goroutines: metrics.Sum("go_goroutines"), reconciles: metrics.Sum("controller_runtime_reconcile_total"),
-	}, err
 }
 
 // cpu is the CPU time that the controller, and the process that serves the executors, have spent.
@@ -397,7 +355,7 @@ func (b *batch) see(s sight[*v1alpha1.BatchSandbox]) (enough bool) {
 	status := s.object.Status
 	b.runs = int(status.TaskRunning)
 	replicas := int(*s.object.Spec.Replicas)
-	if b.delivered.IsZero() && strings.Count(s.object.Annotations[v1alpha1.EndpointsAnnotation], ".") == 3*replicas {
+	if b.delivered.IsZero() && hasEndpoints(s.object) {
 		b.delivered = s.at
 	}
 	if b.allRun.IsZero() && b.runs == replicas {

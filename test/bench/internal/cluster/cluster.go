@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,6 +30,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/test/bench/internal/process"
+	"opensandbox.io/controller/test/bench/internal/promtext"
 )
 
 // definitions is where the custom resource definitions are, below the checkout.
@@ -59,6 +62,8 @@ type Cluster struct {
 	// Client talks to it, without limits of its own.
 	Client client.WithWatch
 
+	etcd    *http.Client
+	etcdURL string
 	options Options
 	keep    bool
 }
@@ -142,9 +147,44 @@ func (c *Cluster) connect() error {
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
-	var err error
-	c.Client, err = client.NewWithWatch(config, client.Options{Scheme: scheme})
-	return err
+	var err3, err4 error
+	c.Client, err3 = client.NewWithWatch(config, client.Options{Scheme: scheme})
+	c.etcd, c.etcdURL, err4 = etcdOf(config, filepath.Join(filepath.Dir(c.Kubeconfig), "pki"))
+	return errors.Join(err3, err4)
+}
+
+// etcdOf returns how to read etcd's metrics. A simulated cluster's etcd has the port after the API server's, and shows its
+// metrics to those it serves.
+func etcdOf(config *rest.Config, pki string) (*http.Client, string, error) {
+	server, err := url.Parse(config.Host)
+	if err != nil {
+		return nil, "", fmt.Errorf("read the address of the API server: %w", err)
+	}
+	port, err := strconv.Atoi(server.Port())
+	if err != nil {
+		return nil, "", fmt.Errorf("read the port of the API server: %w", err)
+	}
+	settings, err := rest.TLSConfigFor(&rest.Config{TLSClientConfig: rest.TLSClientConfig{
+		CAFile: filepath.Join(pki, "etcd-ca.crt"), CertFile: filepath.Join(pki, "etcd-client.crt"), KeyFile: filepath.Join(pki, "etcd-client.key"),
+	}})
+	if err != nil {
+		return nil, "", fmt.Errorf("prepare to ask etcd: %w", err)
+	}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: settings}}, fmt.Sprintf("https://127.0.0.1:%d/metrics", port+1), nil
+}
+
+// EtcdPuts is the number of keys that etcd was told to write so far.
+func (c *Cluster) EtcdPuts(ctx context.Context) (float64, error) {
+	samples, err := promtext.Fetch(ctx, c.etcd, c.etcdURL)
+	if err != nil {
+		return 0, fmt.Errorf("ask etcd: %w", err)
+	}
+	for _, name := range []string{"etcd_mvcc_put_total", "etcd_debugging_mvcc_put_total"} {
+		if n := samples.Sum(name); n > 0 {
+			return n, nil
+		}
+	}
+	return 0, errors.New("etcd doesn't tell how many keys it wrote")
 }
 
 // install creates or updates the definitions, and waits until they are served.

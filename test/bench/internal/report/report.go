@@ -21,10 +21,34 @@ type Metric struct {
 	Key string
 	// What says what it is, Unit in what; "" for a plain number.
 	What, Unit string
-	// Goal is the largest value that is good enough; 0 for none.
-	Goal float64
+	// Goal is what is good enough.
+	Goal Goal
 	// Value is what one run found.
 	Value float64
+}
+
+// Goal is what is good enough. The zero value asks for nothing.
+type Goal struct {
+	sign  string
+	value float64
+}
+
+// AtMost asks for no more than a value.
+func AtMost(value float64) Goal { return Goal{"≤", value} }
+
+// AtLeast asks for no less than a value.
+func AtLeast(value float64) Goal { return Goal{"≥", value} }
+
+// reached says whether a value is good enough.
+func (g Goal) reached(value float64) bool {
+	switch g.sign {
+	case "≤":
+		return value <= g.value
+	case "≥":
+		return value >= g.value
+	default:
+		return true
+	}
 }
 
 // Result is what a scenario found in all its runs.
@@ -56,40 +80,39 @@ func (m Machine) String() string {
 // row is a metric over all runs.
 type row struct {
 	Metric
-	median   float64
-	low, top float64
+	values           []float64 // of each run
+	median, low, top float64
 }
 
+// rows are the metrics of all runs in the order in which they first came. A run that lacks one found nothing of it: 0.
 func (r Result) rows() []row {
+	values := map[string][]float64{}
 	var rows []row
-	for i, first := range r.firstRun() {
-		values := make([]float64, 0, len(r.Runs))
-		for _, run := range r.Runs {
-			if i < len(run) && run[i].Key == first.Key {
-				values = append(values, run[i].Value)
+	for i, run := range r.Runs {
+		for _, m := range run {
+			if values[m.Key] == nil {
+				values[m.Key] = make([]float64, len(r.Runs))
+				rows = append(rows, row{Metric: m})
 			}
+			values[m.Key][i] = m.Value
 		}
-		rows = append(rows, row{first, stats.Median(values), slices.Min(values), slices.Max(values)})
+	}
+	for i := range rows {
+		v := values[rows[i].Key]
+		rows[i].values, rows[i].median, rows[i].low, rows[i].top = v, stats.Median(v), slices.Min(v), slices.Max(v)
 	}
 	return rows
-}
-
-func (r Result) firstRun() []Metric {
-	if len(r.Runs) == 0 {
-		return nil
-	}
-	return r.Runs[0]
 }
 
 // verdict says whether the median reaches the goal, "" if there is none.
 func (r row) verdict() string {
 	switch {
-	case r.Goal == 0:
+	case r.Goal == Goal{}:
 		return ""
-	case r.median <= r.Goal:
-		return "≤ " + number(r.Goal)
+	case r.Goal.reached(r.median):
+		return r.Goal.sign + " " + number(r.Goal.value)
 	default:
-		return "≤ " + number(r.Goal) + " (missed)"
+		return r.Goal.sign + " " + number(r.Goal.value) + " (missed)"
 	}
 }
 
@@ -121,12 +144,7 @@ func (r Result) Markdown() string {
 func (r Result) JSON() (string, error) {
 	medians, runs := map[string]float64{}, map[string][]float64{}
 	for _, row := range r.rows() {
-		medians[row.Key] = row.median
-	}
-	for _, run := range r.Runs {
-		for _, m := range run {
-			runs[m.Key] = append(runs[m.Key], m.Value)
-		}
+		medians[row.Key], runs[row.Key] = row.median, row.values
 	}
 	line, err := json.Marshal(map[string]any{
 		"scenario": r.Scenario, "command": r.Command, "time": r.Time, "machine": r.Machine, "sizes": r.Sizes, "median": medians, "runs": runs,

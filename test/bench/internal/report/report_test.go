@@ -12,7 +12,7 @@ import (
 
 func sample() Result {
 	metrics := func(lag, writes float64) []Metric {
-		return []Metric{{Key: "lagP99", What: "lag, p99", Unit: "ms", Goal: 250, Value: lag}, {Key: "writes", What: "writes", Value: writes}}
+		return []Metric{{Key: "lagP99", What: "lag, p99", Unit: "ms", Goal: AtMost(250), Value: lag}, {Key: "writes", What: "writes", Value: writes}}
 	}
 	return Result{
 		Scenario: "tasks", Command: "make bench BENCH=tasks", Time: "2026-01-02T03:04:05Z",
@@ -40,6 +40,38 @@ func TestAMissedGoalIsTold(t *testing.T) {
 	}
 	if got := r.Table(); !strings.Contains(got, "≤ 250 (missed)") {
 		t.Errorf("the table doesn't tell that 300 is above 250:\n%s", got)
+	}
+}
+
+func TestGoals(t *testing.T) {
+	for name, test := range map[string]struct {
+		goal Goal
+		want string
+	}{
+		"none":                   {Goal{}, ""},
+		"at most, below":         {AtMost(6), "≤ 6"},
+		"at most, just so":       {AtMost(5), "≤ 5"},
+		"at most, above":         {AtMost(4), "≤ 4 (missed)"},
+		"at most nothing, above": {AtMost(0), "≤ 0 (missed)"},
+		"at least, above":        {AtLeast(4), "≥ 4"},
+		"at least, just so":      {AtLeast(5), "≥ 5"},
+		"at least, below":        {AtLeast(6), "≥ 6 (missed)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := row{Metric: Metric{Goal: test.goal}, median: 5}
+			if got := r.verdict(); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+// Which kinds of writes there were may differ from run to run.
+func TestARunThatLacksAMetricCountsAsZero(t *testing.T) {
+	r := sample()
+	r.Runs[1] = append(r.Runs[1], Metric{Key: "rare", What: "rare", Value: 9})
+	if got := r.rows(); len(got) != 3 || got[2].Key != "rare" || got[2].median != 0 || got[2].top != 9 {
+		t.Errorf("rows %+v, want the third to be rare, with a median of 0 and at most 9", got)
 	}
 }
 

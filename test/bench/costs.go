@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"opensandbox.io/controller/test/bench/internal/audit"
+	"opensandbox.io/controller/test/bench/internal/process"
+	"opensandbox.io/controller/test/bench/internal/report"
+	"opensandbox.io/controller/test/bench/internal/stats"
+)
+
+// span is a stretch of time whose costs are counted.
+type span struct {
+	e     *env
+	began time.Time
+	mark  audit.Mark
+	puts  float64
+	usage process.Usage
+}
+
+// costs are those of a span.
+type costs struct {
+	took   time.Duration
+	writes audit.Calls
+	// puts is the number of keys that etcd wrote.
+	puts float64
+	// cpu is the controller's time, memory the most it had since its start, in bytes. They are 0 without a controller.
+	cpu    time.Duration
+	memory float64
+}
+
+func (e *env) beginSpan(ctx context.Context) (*span, error) {
+	s := &span{e: e}
+	var err1, err2, err3 error
+	s.mark, err1 = e.audit.Now()
+	s.puts, err2 = e.cluster.EtcdPuts(ctx)
+	s.usage, err3 = e.usage()
+	s.began = time.Now()
+	return s, errors.Join(err1, err2, err3)
+}
+
+func (s *span) end(ctx context.Context) (costs, error) {
+	c := costs{took: time.Since(s.began)}
+	usage, err1 := s.e.usage()
+	puts, err2 := s.e.cluster.EtcdPuts(ctx)
+	var err3 error
+	c.writes, err3 = s.e.audit.Writes(s.mark)
+	c.puts, c.cpu, c.memory = puts-s.puts, usage.CPU-s.usage.CPU, float64(usage.PeakMemory)
+	return c, errors.Join(err1, err2, err3)
+}
+
+// usage is what the controller uses, nothing if it doesn't run.
+func (e *env) usage() (process.Usage, error) {
+	if e.controller == nil {
+		return process.Usage{}, nil
+	}
+	return e.controller.Usage()
+}
+
+// systemWrites are the writes of all clients that serve deliveries: leases and events are left out, which tell of other
+// things or nobody waits for.
+func (c costs) systemWrites() float64 {
+	n := 0
+	for call, count := range c.writes {
+		if call.Resource != "leases" && call.Resource != "events" {
+			n += count
+		}
+	}
+	return float64(n)
+}
+
+// metrics shows the costs for each of n things such as deliveries. key is the beginning of the names.
+func (c costs) metrics(key, each string, n int) []report.Metric {
+	per := func(v float64) float64 { return v / float64(max(n, 1)) }
+	metrics := []report.Metric{
+		{Key: key + "Writes", What: "API writes of the controller, for each " + each, Value: per(float64(c.writes.Sum(controllerAgent, "")))},
+	}
+	mine, others := map[string]int{}, map[string]int{}
+	for call, count := range c.writes {
+		kind := call.Verb + " " + call.Resource
+		if call.Client == controllerAgent {
+			mine[kind] += count
+		} else {
+			others[kind] += count
+		}
+	}
+	for _, kind := range slices.SortedFunc(maps.Keys(mine), byCount(mine)) {
+		metrics = append(metrics, report.Metric{Key: key + "Writes." + kind, What: "of these: " + kind, Value: per(float64(mine[kind]))})
+	}
+	metrics = append(metrics, report.Metric{
+		Key: key + "SystemWrites", What: "API writes in the whole system, without events and leases, for each " + each, Value: per(c.systemWrites()),
+	})
+	for _, kind := range slices.SortedFunc(maps.Keys(others), byCount(others)) {
+		metrics = append(metrics, report.Metric{Key: key + "OtherWrites." + kind, What: "of others than the controller: " + kind, Value: per(float64(others[kind]))})
+	}
+	return append(metrics,
+		report.Metric{Key: key + "EtcdPuts", What: "keys that etcd wrote, for each " + each, Value: per(c.puts)},
+		report.Metric{Key: key + "CPU", What: "the controller's CPU time", Unit: "s", Value: c.cpu.Seconds()},
+		report.Metric{Key: key + "PeakMemory", What: "the most memory it had", Unit: "MiB", Value: mib(c.memory)},
+	)
+}
+
+// byCount orders by number, the greatest first, and then by name.
+func byCount(of map[string]int) func(a, b string) int {
+	return func(a, b string) int { return cmp.Or(cmp.Compare(of[b], of[a]), cmp.Compare(a, b)) }
+}
+
+// times shows many times of one kind: how many there are, how many came in a second, and how they are distributed.
+type times struct {
+	key, what string
+	all       []time.Duration
+	// took is the time in which all of them came; 0 if they came one by one.
+	took time.Duration
+}
+
+func (t times) rate() float64 {
+	if t.took <= 0 {
+		return 0
+	}
+	return float64(len(t.all)) / t.took.Seconds()
+}
+
+func (t times) quantile(q float64) float64 { return stats.Milliseconds(stats.Quantile(t.all, q)) }
+
+func (t times) metrics() []report.Metric {
+	metrics := []report.Metric{{Key: t.key + "N", What: t.what + ": number", Value: float64(len(t.all))}}
+	if t.took > 0 {
+		metrics = append(metrics, report.Metric{Key: t.key + "Rate", What: "the same: rate", Unit: "a second", Value: t.rate()})
+	}
+	for _, q := range []struct {
+		key, name string
+		q         float64
+	}{{"P50", "p50", 0.5}, {"P90", "p90", 0.9}, {"P99", "p99", 0.99}, {"Max", "most", 1}} {
+		metrics = append(metrics, report.Metric{Key: t.key + q.key, What: "the same: " + q.name, Unit: "ms", Value: t.quantile(q.q)})
+	}
+	return metrics
+}
+
+// ratio is a over b, 0 if there is no b.
+func ratio(a, b float64) float64 {
+	if b == 0 {
+		return 0
+	}
+	return a / b
+}
