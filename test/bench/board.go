@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -22,15 +23,15 @@ type board struct {
 
 	mu      sync.Mutex
 	batches map[string]*shown
-	// delivered, reported and gone count the batches that are.
-	delivered, reported, gone int
+	// delivered counts those that are, settled those that are reported, or were gone before that.
+	delivered, settled int
 }
 
 // shown is what the watch has shown of one batch, and when first. Times that are zero are still to come.
 type shown struct {
 	object                    *v1alpha1.BatchSandbox // as shown last
 	delivered, reported, gone time.Time
-	news                      chan struct{} // closed with the delivery
+	news, end                 chan struct{} // closed with the delivery, and when it is gone
 }
 
 // watchBatches opens the watch before it returns.
@@ -51,13 +52,16 @@ func (b *board) see(s sight[*v1alpha1.BatchSandbox]) {
 		b.delivered++
 		close(it.news)
 	}
+	settled := !it.reported.IsZero() || !it.gone.IsZero()
 	if it.reported.IsZero() && s.object.Spec.Replicas != nil && s.object.Status.Ready >= *s.object.Spec.Replicas {
 		it.reported = s.at
-		b.reported++
 	}
 	if it.gone.IsZero() && s.deleted {
 		it.gone = s.at
-		b.gone++
+		close(it.end)
+	}
+	if !settled && (!it.reported.IsZero() || !it.gone.IsZero()) {
+		b.settled++
 	}
 }
 
@@ -65,7 +69,7 @@ func (b *board) see(s sight[*v1alpha1.BatchSandbox]) {
 func (b *board) of(name string) *shown {
 	it := b.batches[name]
 	if it == nil {
-		it = &shown{news: make(chan struct{})}
+		it = &shown{news: make(chan struct{}), end: make(chan struct{})}
 		b.batches[name] = it
 	}
 	return it
@@ -78,24 +82,33 @@ func (b *board) get(name string) shown {
 	return *b.of(name)
 }
 
-// counts returns how many are delivered, reported and gone.
-func (b *board) counts() (delivered, reported, gone int) {
+// counts returns how many are delivered, and how many need no more waiting for.
+func (b *board) counts() (delivered, settled int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.delivered, b.reported, b.gone
+	return b.delivered, b.settled
 }
 
 // await returns when a batch is delivered.
 func (b *board) await(ctx context.Context, name string) error {
+	return b.waitFor(ctx, b.get(name).news, "the delivery of "+name)
+}
+
+// awaitEnd returns when a batch is gone.
+func (b *board) awaitEnd(ctx context.Context, name string) error {
+	return b.waitFor(ctx, b.get(name).end, "the end of "+name)
+}
+
+func (w *watcher) waitFor(ctx context.Context, news <-chan struct{}, what string) error {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
 	select {
-	case <-b.get(name).news:
+	case <-news:
 		return nil
-	case <-b.ended:
-		return fmt.Errorf("wait for the delivery of %s: the watch has ended: %w", name, b.err)
+	case <-w.ended:
+		return fmt.Errorf("wait for %s: the watch has ended: %w", what, errors.Join(w.err, ctx.Err()))
 	case <-ctx.Done():
-		return fmt.Errorf("wait for the delivery of %s: %w", name, ctx.Err())
+		return fmt.Errorf("wait for %s: %w", what, ctx.Err())
 	}
 }
 
@@ -108,16 +121,22 @@ func hasEndpoints(sb *v1alpha1.BatchSandbox) bool {
 type podBoard struct {
 	*watcher
 
-	mu    sync.Mutex
-	ready map[string]time.Time // when a pod was first shown as Ready
-	one   *corev1.Pod          // any of them
+	mu     sync.Mutex
+	ready  map[string]podSight // when a pod was first shown as Ready
+	want   int
+	enough chan struct{} // closed when so many are
 }
 
-// watchPods opens the watch of the pods with a label before it returns.
-func (e *env) watchPods(ctx context.Context, labels client.MatchingLabels) (*podBoard, error) {
-	b := &podBoard{ready: map[string]time.Time{}}
+type podSight struct {
+	pod *corev1.Pod
+	at  time.Time
+}
+
+// watchPods opens the watch of pods before it returns. want is how many are expected to become Ready.
+func (e *env) watchPods(ctx context.Context, want int, which ...client.ListOption) (*podBoard, error) {
+	b := &podBoard{ready: map[string]podSight{}, want: want, enough: make(chan struct{})}
 	var err error
-	b.watcher, err = watchAll(ctx, e, &corev1.PodList{}, b.see, labels)
+	b.watcher, err = watchAll(ctx, e, &corev1.PodList{}, b.see, which...)
 	return b, err
 }
 
@@ -127,17 +146,23 @@ func (b *podBoard) see(s sight[*corev1.Pod]) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if _, before := b.ready[s.object.Name]; !before {
-		b.ready[s.object.Name] = s.at
+	if _, before := b.ready[s.object.Name]; before {
+		return
 	}
-	b.one = s.object
+	b.ready[s.object.Name] = podSight{s.object, s.at}
+	if len(b.ready) == b.want {
+		close(b.enough)
+	}
 }
 
-// count returns how many pods were shown as Ready.
-func (b *podBoard) count() int {
+// any returns one of the pods that were Ready; nil if there was none.
+func (b *podBoard) any() *corev1.Pod {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.ready)
+	for _, s := range b.ready {
+		return s.pod
+	}
+	return nil
 }
 
 // since returns how long after a moment each pod was Ready.
@@ -145,8 +170,8 @@ func (b *podBoard) since(begin time.Time) []time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	times := make([]time.Duration, 0, len(b.ready))
-	for _, at := range b.ready {
-		times = append(times, at.Sub(begin))
+	for _, s := range b.ready {
+		times = append(times, s.at.Sub(begin))
 	}
 	return times
 }

@@ -76,6 +76,22 @@ func (c costs) systemWrites() float64 {
 	return float64(n)
 }
 
+// plus adds up the costs of two spans.
+func (c costs) plus(d costs) costs {
+	sum := costs{took: c.took + d.took, writes: audit.Calls{}, puts: c.puts + d.puts, cpu: c.cpu + d.cpu, memory: max(c.memory, d.memory)}
+	for _, calls := range []audit.Calls{c.writes, d.writes} {
+		for call, count := range calls {
+			sum.writes[call] += count
+		}
+	}
+	return sum
+}
+
+// deliveryWrites are the writes of the controller to batches: what a delivery waits for.
+func (c costs) deliveryWrites() float64 {
+	return float64(c.writes.Sum(controllerAgent, "batchsandboxes") + c.writes.Sum(controllerAgent, "batchsandboxes/status"))
+}
+
 // metrics shows the costs for each of n things such as deliveries. key is the beginning of the names.
 func (c costs) metrics(key, each string, n int) []report.Metric {
 	per := func(v float64) float64 { return v / float64(max(n, 1)) }

@@ -61,9 +61,11 @@ func arrivals(seed uint64, rate float64, d time.Duration) []time.Duration {
 	}
 }
 
-// volley is how batches of one sandbox are asked for.
+// volley is how batches are asked for.
 type volley struct {
 	kind, pool string
+	// replicas is the size of each batch; 0 is 1.
+	replicas int
 	// n is how many, clients how many are asked for at once.
 	n, clients int
 	// due are the moments, after the beginning, at which they are asked for; nil for as fast as the clients can.
@@ -78,8 +80,8 @@ type volley struct {
 type deliveries struct {
 	// times are from when each was due, or else asked for, to its delivery as the watch shows it.
 	times []time.Duration
-	// took is from the beginning to the last delivery.
-	took time.Duration
+	// took is from the beginning to the last delivery, clients to when the last client was done.
+	took, clients time.Duration
 	// missing is the number of those that were not delivered.
 	missing int
 	// sample is one of the batches, as delivered and reported.
@@ -90,10 +92,10 @@ type deliveries struct {
 func (e *env) fire(ctx context.Context, b *board, v volley, ask func(ctx context.Context, sb *v1alpha1.BatchSandbox) error) (deliveries, error) {
 	run := uniqueName(v.kind)
 	names, asked := make([]string, v.n), make([]time.Time, v.n)
-	_, before, _ := b.counts()
+	_, before := b.counts()
 	begin := time.Now()
 	err := inParallel(ctx, v.clients, v.n, func(ctx context.Context, i int) error {
-		sb := batchOf(fmt.Sprintf("%s-%05d", run, i), v.pool, 1)
+		sb := batchOf(fmt.Sprintf("%s-%05d", run, i), v.pool, max(1, v.replicas))
 		names[i], asked[i] = sb.Name, time.Now()
 		if v.due != nil {
 			asked[i] = begin.Add(v.due[i])
@@ -109,6 +111,7 @@ func (e *env) fire(ctx context.Context, b *board, v volley, ask func(ctx context
 		}
 		return v.then(ctx, b, sb)
 	})
+	clients := time.Since(begin)
 	if err != nil {
 		return deliveries{}, err
 	}
@@ -117,13 +120,15 @@ func (e *env) fire(ctx context.Context, b *board, v volley, ask func(ctx context
 		patience = stepTimeout
 	}
 	err = e.until(ctx, patience, "all are delivered", func() (bool, string) {
-		delivered, reported, _ := b.counts()
-		return reported-before >= v.n, fmt.Sprintf("%d delivered, %d of %d reported (%v)", delivered, reported-before, v.n, b.check())
+		delivered, settled := b.counts()
+		return settled-before >= v.n, fmt.Sprintf("%d of %d are reported, and %d of all delivered (%v)", settled-before, v.n, delivered, b.check())
 	})
 	if err != nil && (v.patience == 0 || !errors.Is(err, context.DeadlineExceeded)) {
 		return deliveries{}, err
 	}
-	return b.deliveries(begin, names, asked), nil
+	d := b.deliveries(begin, names, asked)
+	d.clients = clients
+	return d, nil
 }
 
 // deliveries reads what came of batches that were asked for at these times.

@@ -206,3 +206,16 @@ func (e *env) letGo(ctx context.Context, sb *v1alpha1.BatchSandbox) error {
 	}
 	return nil
 }
+
+// podOf returns any pod of a pool.
+func (e *env) podOf(ctx context.Context, pool *v1alpha1.Pool) (*corev1.Pod, error) {
+	pods := &corev1.PodList{}
+	err := e.cluster.Client.List(ctx, pods, client.InNamespace(pool.Namespace), client.MatchingLabels{v1alpha1.PoolNameLabel: pool.Name}, client.Limit(1))
+	if err != nil {
+		return nil, fmt.Errorf("list the pods of pool %s: %w", pool.Name, err)
+	}
+	if len(pods.Items) == 0 {
+		return nil, nil
+	}
+	return &pods.Items[0], nil
+}
