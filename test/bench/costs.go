@@ -64,12 +64,13 @@ func (e *env) usage() (process.Usage, error) {
 	return e.controller.Usage()
 }
 
-// systemWrites are the writes of all clients that serve deliveries: leases and events are left out, which tell of other
-// things or nobody waits for.
+// systemWrites are the writes of all clients that serve deliveries. Leases and events are left out, which tell of other things
+// or nobody waits for, and what others than the controller try in vain: kwok deletes every pod twice.
 func (c costs) systemWrites() float64 {
 	n := 0
 	for call, count := range c.writes {
-		if call.Resource != "leases" && call.Resource != "events" {
+		tells := call.Resource == "leases" || call.Resource == "events"
+		if !tells && (!call.Refused || call.Client == controllerAgent) {
 			n += count
 		}
 	}
@@ -101,6 +102,9 @@ func (c costs) metrics(key, each string, n int) []report.Metric {
 	mine, others := map[string]int{}, map[string]int{}
 	for call, count := range c.writes {
 		kind := call.Verb + " " + call.Resource
+		if call.Refused {
+			kind += " (refused)"
+		}
 		if call.Client == controllerAgent {
 			mine[kind] += count
 		} else {

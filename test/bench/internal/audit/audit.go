@@ -40,6 +40,8 @@ type Call struct {
 	Verb string
 	// Resource is the plural, with the subresource after a slash.
 	Resource string
+	// Refused says that nothing was changed: the answer was an error.
+	Refused bool
 }
 
 // Calls are numbers of calls by kind.
@@ -92,6 +94,9 @@ func countWrites(r io.Reader) (Calls, error) {
 				Resource    string `json:"resource"`
 				Subresource string `json:"subresource"`
 			} `json:"objectRef"`
+			ResponseStatus struct {
+				Code int `json:"code"`
+			} `json:"responseStatus"`
 		}
 		if err := json.Unmarshal(line, &entry); err != nil {
 			return nil, err
@@ -106,6 +111,6 @@ func countWrites(r io.Reader) (Calls, error) {
 		if entry.ObjectRef.Subresource != "" {
 			resource += "/" + entry.ObjectRef.Subresource
 		}
-		calls[Call{Client: client, Verb: entry.Verb, Resource: resource}]++
+		calls[Call{Client: client, Verb: entry.Verb, Resource: resource, Refused: entry.ResponseStatus.Code >= 400}]++
 	}
 }
