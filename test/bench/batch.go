@@ -143,14 +143,14 @@ func batchMetrics(size int, got sized, floor []time.Duration) []report.Metric {
 	delivered, bare := stats.Milliseconds(stats.Median(got.times)), stats.Milliseconds(stats.Median(floor))
 	return []report.Metric{
 		{Key: key + "Ratio", What: of + "time to all endpoints over the floor", Goal: batchGoals(size), Value: ratio(delivered, bare)},
-		{Key: key + "Delivered", What: fmt.Sprintf("the same: time to all endpoints, median of %d", batchRepeats), Unit: "ms", Value: delivered},
-		{Key: key + "Max", What: "the same: most", Unit: "ms", Value: stats.Milliseconds(slices.Max(got.times))},
-		{Key: key + "Floor", What: "floor: the three writes one after the other, median", Unit: "ms", Value: bare},
-		{Key: key + "Writes", What: "the same: the controller's writes to the batch", Goal: report.AtMost(2), Value: got.costs.deliveryWrites() / batchRepeats},
-		{Key: key + "OtherWrites", What: "the same: its other API writes, such as events", Value: (float64(got.costs.writes.Sum(controllerAgent, "")) - got.costs.deliveryWrites()) / batchRepeats},
-		{Key: key + "EtcdPuts", What: "the same: keys that etcd wrote", Value: got.costs.puts / batchRepeats},
-		{Key: key + "CPU", What: "the same: the controller's CPU time", Unit: "s", Value: got.costs.cpu.Seconds() / batchRepeats},
-		{Key: key + "PeakMemory", What: "the same: the most memory it had so far", Unit: "MiB", Value: mib(got.costs.memory)},
+		{Key: key + "Delivered", What: fmt.Sprintf("%stime to all endpoints, median of %d", of, batchRepeats), Unit: "ms", Value: delivered},
+		{Key: key + "Max", What: of + "most of these times", Unit: "ms", Value: stats.Milliseconds(slices.Max(got.times))},
+		{Key: key + "Floor", What: of + "floor, the three writes one after the other, median", Unit: "ms", Value: bare},
+		{Key: key + "Writes", What: of + "the controller's writes to the batch", Goal: report.AtMost(2), Value: got.costs.deliveryWrites() / batchRepeats},
+		{Key: key + "OtherWrites", What: of + "its other API writes, such as events", Value: (float64(got.costs.writes.Sum(controllerAgent, "")) - got.costs.deliveryWrites()) / batchRepeats},
+		{Key: key + "EtcdPuts", What: of + "keys that etcd wrote", Value: got.costs.puts / batchRepeats},
+		{Key: key + "CPU", What: of + "the controller's CPU time", Unit: "s", Value: got.costs.cpu.Seconds() / batchRepeats},
+		{Key: key + "PeakMemory", What: of + "the most memory it had so far", Unit: "MiB", Value: mib(got.costs.memory)},
 	}
 }
 

@@ -23,7 +23,7 @@ func burstScenario() scenario {
 		about: fmt.Sprintf("N batches of one from a pool of POOL, %d asked for at once", burstClients),
 		sizes: sizes{N: 300, Pool: 400},
 		run:   runBurst,
-		plot:  distributions("A burst: from the request to the endpoints", "ms", plot.Log),
+		plot:  distributions("A burst: from the request to the endpoints", plot.Log),
 	}
 }
 

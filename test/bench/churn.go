@@ -38,7 +38,7 @@ func churnScenario() scenario {
 		about: fmt.Sprintf("%d clients ask for a batch of one, wait for it and delete it, N times in all, from a pool of POOL: with Delete and with Noop", churnClients),
 		sizes: sizes{N: 1000, Pool: 400},
 		run:   runChurn,
-		plot:  distributions("Churn: from the request to the endpoints", "ms", plot.Log),
+		plot:  distributions("Churn: from the request to the endpoints", plot.Log),
 	}
 }
 

@@ -30,7 +30,7 @@ func coldScenario() scenario {
 		about: "one batch of N without a pool: its pods are made for it",
 		sizes: sizes{N: coldSize},
 		run:   runCold,
-		plot:  distributions("A batch without pool: its pods ready after", "ms", plot.Linear),
+		plot:  distributions("A batch without pool: its pods ready after", plot.Linear),
 	}
 }
 

@@ -12,9 +12,9 @@ import (
 const floorName = "floor"
 
 // distributions draws how the samples of all runs together are distributed, the smallest first.
-func distributions(title, x string, scale plot.Scale) func([]findings) plot.Chart {
+func distributions(title string, scale plot.Scale) func([]findings) plot.Chart {
 	return func(runs []findings) plot.Chart {
-		chart := plot.Chart{Title: title, X: plot.Axis{Label: x, Scale: scale}, Y: plot.Axis{Label: "%"}}
+		chart := plot.Chart{Title: title, X: plot.Axis{Label: "ms", Scale: scale}, Y: plot.Axis{Label: "%"}}
 		for _, s := range together(runs) {
 			chart.Curves = append(chart.Curves, plot.Curve{
 				Name: s.name, Points: plot.Distribution(milliseconds(s.times)), Dashed: strings.HasPrefix(s.name, floorName),

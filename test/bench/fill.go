@@ -25,7 +25,7 @@ func fillScenario() scenario {
 		about: "from the creation of a pool of N to all its pods ready",
 		sizes: sizes{N: 1200},
 		run:   runFill,
-		plot:  distributions("The pods of a new pool: ready after", "ms", plot.Linear),
+		plot:  distributions("The pods of a new pool: ready after", plot.Linear),
 	}
 }
 

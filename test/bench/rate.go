@@ -25,7 +25,7 @@ func rateScenario() scenario {
 		about: "RATE batches of one a second at random moments for FOR, from a pool that keeps POOL warm",
 		sizes: sizes{Pool: 1000, Rate: 45, For: time.Minute},
 		run:   runRate,
-		plot:  distributions("A steady rate: from when a batch was due to the endpoints", "ms", plot.Log),
+		plot:  distributions("A steady rate: from when a batch was due to the endpoints", plot.Log),
 	}
 }
 

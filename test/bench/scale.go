@@ -31,7 +31,7 @@ func scaleScenario() scenario {
 		about: fmt.Sprintf("N pods in %d pools and a batch for each %d pods, beside one pool of POOL", scalePools, scaleShare),
 		sizes: sizes{N: 10_000, Pool: 400},
 		run:   runScale,
-		plot:  distributions("A single delivery, one after the other", "ms", plot.Log),
+		plot:  distributions("A single delivery, one after the other", plot.Log),
 	}
 }
 
@@ -48,20 +48,8 @@ func runScale(ctx context.Context, e *env, s sizes) (findings, error) {
 	if err != nil {
 		return findings{}, err
 	}
-	pools := make([]*v1alpha1.Pool, 0, scalePools)
-	for i := range scalePools {
-		pools = append(pools, fixedPool(fmt.Sprintf("scale-%d", i), each, v1alpha1.RecycleNoop))
-	}
-	if err := e.fresh(ctx, each, pools...); err != nil {
-		return findings{}, err
-	}
-	for i, pool := range pools {
-		e.tell("batches of pool %d of %d", i+1, len(pools))
-		if _, err := e.fireCounted(ctx, volley{kind: pool.Name, pool: pool.Name, n: each / scaleShare, clients: churnClients}, e.create); err != nil {
-			return findings{}, err
-		}
-	}
-	if err := e.settle(ctx); err != nil {
+	pools, err := e.grow(ctx, each)
+	if err != nil {
 		return findings{}, err
 	}
 	after, err := e.singles(ctx, pools[0].Name)
@@ -88,6 +76,24 @@ func runScale(ctx context.Context, e *env, s sizes) (findings, error) {
 		return findings{}, err
 	}
 	return scaleFindings(before, after, floor, scaleUse{use, restart, float64(again.PeakMemory)}), nil
+}
+
+// grow makes the pools with their batches, and waits until the controller is at rest.
+func (e *env) grow(ctx context.Context, each int) ([]*v1alpha1.Pool, error) {
+	pools := make([]*v1alpha1.Pool, 0, scalePools)
+	for i := range scalePools {
+		pools = append(pools, fixedPool(fmt.Sprintf("scale-%d", i), each, v1alpha1.RecycleNoop))
+	}
+	if err := e.fresh(ctx, each, pools...); err != nil {
+		return nil, err
+	}
+	for i, pool := range pools {
+		e.tell("batches of pool %d of %d", i+1, len(pools))
+		if _, err := e.fireCounted(ctx, volley{kind: pool.Name, pool: pool.Name, n: each / scaleShare, clients: churnClients}, e.create); err != nil {
+			return nil, err
+		}
+	}
+	return pools, e.settle(ctx)
 }
 
 // singles delivers batches of one, one after the other.

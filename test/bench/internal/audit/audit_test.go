@@ -15,9 +15,10 @@ const before = `{"verb":"patch","userAgent":"opensandbox-controller/dev","object
 
 const after = `{"verb":"patch","userAgent":"opensandbox-controller/dev","objectRef":{"resource":"batchsandboxes","subresource":"status"}}
 {"verb":"patch","userAgent":"opensandbox-controller/dev","objectRef":{"resource":"batchsandboxes","subresource":"status"}}
+{"verb":"patch","userAgent":"opensandbox-controller/dev","objectRef":{"resource":"pods"},"responseStatus":{"code":409}}
 {"verb":"watch","userAgent":"opensandbox-controller/dev","objectRef":{"resource":"pods"}}
 {"verb":"get","userAgent":"opensandbox-controller/dev"}
-{"verb":"create","userAgent":"kwok/v1 (linux)","objectRef":{"resource":"events"}}
+{"verb":"create","userAgent":"kwok/v1 (linux)","objectRef":{"resource":"events"},"responseStatus":{"code":201}}
 {"verb":"patch","userAgent":"opensand`
 
 func TestWritesAfterAMarkAreCounted(t *testing.T) {
@@ -39,6 +40,7 @@ func TestWritesAfterAMarkAreCounted(t *testing.T) {
 	}
 	want := Calls{
 		{Client: "opensandbox-controller", Verb: "patch", Resource: "batchsandboxes/status"}: 2,
+		{Client: "opensandbox-controller", Verb: "patch", Resource: "pods", Refused: true}:   1,
 		{Client: "kwok", Verb: "create", Resource: "events"}:                                 1,
 	}
 	if diff := cmp.Diff(want, calls); diff != "" {
