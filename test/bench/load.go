@@ -14,19 +14,17 @@ import (
 	"opensandbox.io/controller/api/v1alpha1"
 )
 
-// inParallel calls do(0) to do(n-1), so many at once, until one fails. It returns the errors, joined.
+// inParallel calls do(0) to do(n-1), so many at once, until one fails. It returns the first error.
 func inParallel(ctx context.Context, workers, n int, do func(ctx context.Context, i int) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	turns := make(chan int)
-	errs := make([]error, min(workers, n))
 	var wg sync.WaitGroup
-	for w := range errs {
+	for range min(workers, n) {
 		wg.Go(func() {
 			for i := range turns {
 				if err := do(ctx, i); err != nil {
-					errs[w] = err
-					cancel()
+					cancel(err) // the first counts
 					return
 				}
 			}
@@ -38,13 +36,9 @@ func inParallel(ctx context.Context, workers, n int, do func(ctx context.Context
 		case <-ctx.Done():
 		}
 	}
-	outside := ctx.Err()
 	close(turns)
 	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	return outside
+	return context.Cause(ctx)
 }
 
 // arrivals are the moments, after the beginning, at which a Poisson process of that rate a second has its events in a time.
