@@ -588,6 +588,7 @@ func TestATryBeginsWhenNothingOfTheOnesBeforeIsLeftAndItsWaitIsOver(t *testing.T
 					t.Errorf("%d sets before the wait is over, want 1", n)
 				}
 				time.Sleep(time.Second)
+				synctest.Wait()
 				if diff := cmp.Diff([][]taskexecutor.Task{nil, {task2}}, w.executor.sets); diff != "" {
 					t.Errorf("sets (-want +got):\n%s", diff)
 				}
