@@ -496,7 +496,7 @@ func TestALostPodIsReplacedUnderItsIndexAndItsTryCountedBefore(t *testing.T) {
 		if diff := cmp.Diff([]v1alpha1.TaskTries{{Index: 1, Lost: 1, LostWith: "p-1"}}, w.batch().Status.TaskTries); diff != "" {
 			t.Errorf("tries (-want +got):\n%s", diff)
 		}
-		if sets := w.executor("10.0.0.12").sets; len(sets) != 1 || sets[0][0].Name != "uid-b-1-2" {
+		if sets := w.executor("10.0.0.12").told(); len(sets) != 1 || sets[0][0].Name != "uid-b-1-2" {
 			t.Errorf("told %v, want the second try of index 1", sets)
 		}
 	})

@@ -182,7 +182,7 @@ func TestALostTryCountsOnceWhateverTheAnswers(t *testing.T) {
 					t.Errorf("tries (-want +got):\n%s", diff)
 				}
 				w.wantAnnotation(v1alpha1.AllocStatusAnnotation, `{"pods":["p-1"]}`)
-				if sets := w.executor("10.0.0.11").sets; len(sets) != 1 || sets[0][0].Name != "uid-b-0-2" {
+				if sets := w.executor("10.0.0.11").told(); len(sets) != 1 || sets[0][0].Name != "uid-b-0-2" {
 					t.Errorf("told %v, want the second try", sets)
 				}
 			})
@@ -355,7 +355,7 @@ func TestScalingDownWhileATaskRunsStopsItFirst(t *testing.T) {
 		if s := w.batch().Status; s.TaskRunning != 1 || s.Replicas != 1 || s.Phase != v1alpha1.PhaseSucceed {
 			t.Errorf("status %+v", s)
 		}
-		if sets := w.executor("10.0.0.10").sets; len(sets) != 1 || slices.ContainsFunc(sets, func(s []taskexecutor.Task) bool { return len(s) == 0 }) {
+		if sets := w.executor("10.0.0.10").told(); len(sets) != 1 || slices.ContainsFunc(sets, func(s []taskexecutor.Task) bool { return len(s) == 0 }) {
 			t.Errorf("the other task was told %v", sets)
 		}
 	})

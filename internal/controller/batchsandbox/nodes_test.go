@@ -106,7 +106,7 @@ func TestASandboxOnALostNodeIsReplacedAndItsTryCountedBefore(t *testing.T) {
 		if diff := cmp.Diff([]v1alpha1.TaskTries{{Index: 0, Lost: 1, LostWith: "p-0"}}, w.batch().Status.TaskTries); diff != "" {
 			t.Errorf("tries (-want +got):\n%s", diff)
 		}
-		if sets := w.executor("10.0.0.19").sets; len(sets) != 1 || sets[0][0].Name != "uid-b-0-2" {
+		if sets := w.executor("10.0.0.19").told(); len(sets) != 1 || sets[0][0].Name != "uid-b-0-2" {
 			t.Errorf("told %v, want the second try", sets)
 		}
 		w.ledger.ObserveNode("n", scheduler.NodeFit)
@@ -149,7 +149,7 @@ func TestASandboxThatComesBackWithItsNodeIsTheSameAndItsTaskRunsTheNextTry(t *te
 			w.settled()
 			w.wantAnnotation(v1alpha1.AllocStatusAnnotation, `{"pods":["p-0"]}`)
 			w.wantAnnotation(v1alpha1.EndpointsAnnotation, `["10.0.0.10"]`)
-			sets := w.executor("10.0.0.10").sets
+			sets := w.executor("10.0.0.10").told()
 			if got, want := sets[len(sets)-1][0].Name, fmt.Sprintf("uid-b-0-%d", try); got != want {
 				t.Errorf("told %s, want %s: no try runs twice", got, want)
 			}

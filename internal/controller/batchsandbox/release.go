@@ -22,8 +22,16 @@ import (
 func (r *Reconciler) finalize(ctx context.Context, sb *v1alpha1.BatchSandbox, m *memory) error {
 	name := client.ObjectKeyFromObject(sb)
 	r.ledger.LeaveQueue(name)
+	if m.letGo {
+		return nil
+	}
 	ours := ownFinalizers(sb)
-	if len(ours) == 0 || m.letGo {
+	if len(ours) == 0 {
+		// They were removed by a write whose answer was lost, or by somebody else, and other finalizers keep the object. Nobody
+		// knows what of its sandboxes is recycled.
+		m.letGo = true
+		r.ledger.BatchGone(name)
+		r.runner.ForgetBatch(sb.UID)
 		return nil
 	}
 	obs, err := r.observe(ctx, sb)

@@ -104,3 +104,21 @@ func TestAfterARestartABatchThatGaveItsPodsBackHoldsNone(t *testing.T) {
 		}
 	})
 }
+
+func TestABatchWhoseFinalizersWentWithALostAnswerHoldsNothing(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.addPool(v1alpha1.RecycleNoop, 1)
+		w.create(pooledBatch(1).Finalizers("example.com/keep").Obj())
+		w.settled()
+		w.remove()
+		w.onPatch = lostAnswer
+		if _, err := w.tryReconcile(); err == nil {
+			t.Fatal("the lost answer is no error")
+		}
+		w.onPatch = nil
+		w.settled()
+		if c := w.counts(); c.Idle != 0 || c.Held != 0 {
+			t.Errorf("counts %+v, want the pod neither held nor handed on: nobody knows that it was recycled", c)
+		}
+	})
+}

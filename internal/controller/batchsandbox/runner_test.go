@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -96,12 +97,16 @@ func (e *fakeExecutor) Wait(ctx context.Context, since string, wait time.Duratio
 	return append([]taskexecutor.Task(nil), e.tasks...), rev, nil
 }
 
-// setCount counts the calls that told the executor what to run.
-func (e *fakeExecutor) setCount() int {
+// told are the sets it was told to run, once all has come to rest.
+func (e *fakeExecutor) told() [][]taskexecutor.Task {
+	synctest.Wait()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return len(e.sets)
+	return slices.Clone(e.sets)
 }
+
+// setCount counts the calls that told the executor what to run.
+func (e *fakeExecutor) setCount() int { return len(e.told()) }
 
 // polls are the times it was asked for news.
 func (e *fakeExecutor) polls() []time.Time {
@@ -181,7 +186,7 @@ func TestRunTwiceTellsTheExecutorOnce(t *testing.T) {
 		w.Run(target1, 1, task1)
 		time.Sleep(time.Hour)
 		w.wantPhase(taskRunning)
-		if diff := cmp.Diff([][]taskexecutor.Task{{task1}}, w.executor.sets); diff != "" {
+		if diff := cmp.Diff([][]taskexecutor.Task{{task1}}, w.executor.told()); diff != "" {
 			t.Errorf("sets (-want +got):\n%s", diff)
 		}
 		if diff := cmp.Diff([]string{"10.0.0.1"}, w.dialled); diff != "" {
@@ -403,7 +408,7 @@ func TestStopWaitsForTheEmptyList(t *testing.T) {
 				if n := w.executor.setCount(); n != 2 {
 					t.Errorf("%d sets, want one to run and one to stop", n)
 				}
-				if last := w.executor.sets[1]; len(last) != 0 {
+				if last := w.executor.told()[1]; len(last) != 0 {
 					t.Errorf("stopped with the set %v", last)
 				}
 				w.executor.change(func() { w.executor.tasks = nil })
@@ -576,7 +581,7 @@ func TestATryBeginsWhenNothingOfTheOnesBeforeIsLeftAndItsWaitIsOver(t *testing.T
 				w.Resume(target1, run{try: 2, task: task2, wait: 4 * time.Second})
 				time.Sleep(20 * time.Second)
 				w.wantPhase(taskPending)
-				if diff := cmp.Diff([][]taskexecutor.Task{nil}, w.executor.sets); diff != "" {
+				if diff := cmp.Diff([][]taskexecutor.Task{nil}, w.executor.told()); diff != "" {
 					t.Fatalf("sets while a process is left (-want +got):\n%s", diff)
 				}
 				if polls := len(w.executor.polls()); polls > 45 {
@@ -588,7 +593,8 @@ func TestATryBeginsWhenNothingOfTheOnesBeforeIsLeftAndItsWaitIsOver(t *testing.T
 					t.Errorf("%d sets before the wait is over, want 1", n)
 				}
 				time.Sleep(time.Second)
-				if diff := cmp.Diff([][]taskexecutor.Task{nil, {task2}}, w.executor.sets); diff != "" {
+				synctest.Wait()
+				if diff := cmp.Diff([][]taskexecutor.Task{nil, {task2}}, w.executor.told()); diff != "" {
 					t.Errorf("sets (-want +got):\n%s", diff)
 				}
 			})
@@ -606,7 +612,7 @@ func TestATryBesideWhatNeverEndsIsNotBegun(t *testing.T) {
 		if s := w.wantPhase(taskEnded); s.end.Reason != taskexecutor.ReasonStartError || s.try != 2 {
 			t.Errorf("state %+v, want a StartError of try 2", s)
 		}
-		if sets := w.executor.sets; len(sets) != 1 || len(sets[0]) != 0 {
+		if sets := w.executor.told(); len(sets) != 1 || len(sets[0]) != 0 {
 			t.Errorf("told %v, want to stop what is left and nothing else", sets)
 		}
 	})
@@ -623,7 +629,7 @@ func TestASilentExecutorMakesANextTryUnknownUntilItAnswers(t *testing.T) {
 		w.executor.change(func() { w.executor.down = nil })
 		time.Sleep(3 * time.Second)
 		w.wantPhase(taskPending)
-		if diff := cmp.Diff([][]taskexecutor.Task{{task2}}, w.executor.sets); diff != "" {
+		if diff := cmp.Diff([][]taskexecutor.Task{{task2}}, w.executor.told()); diff != "" {
 			t.Errorf("sets (-want +got):\n%s", diff)
 		}
 	})

@@ -251,7 +251,7 @@ var failed1 = endedWith(taskexecutor.Terminated{ExitCode: 1, Reason: taskexecuto
 // ran are the names of the tasks that an executor was told to run, in order, as numbers of tries of index 0.
 func (w *world) ran(ip string) string {
 	var names []string
-	for _, set := range w.executor(ip).sets {
+	for _, set := range w.executor(ip).told() {
 		for _, task := range set {
 			if name := strings.TrimPrefix(task.Name, "uid-b-0-"); len(names) == 0 || names[len(names)-1] != name {
 				names = append(names, name)
@@ -340,7 +340,7 @@ func TestAFailedTaskIsRunAgainAfterItsWaitInTheSameSandbox(t *testing.T) {
 			t.Errorf("failures (-want +got):\n%s", diff)
 		}
 		w.wantCondition(v1alpha1.ConditionTasksCompleted, "True/TasksFailed")
-		if sets := executor.sets; len(sets) != 5 || len(sets[1]) != 0 || len(sets[3]) != 0 {
+		if sets := executor.told(); len(sets) != 5 || len(sets[1]) != 0 || len(sets[3]) != 0 {
 			t.Errorf("told %v, want that each try is cleared away before the next", sets)
 		}
 	})
