@@ -12,6 +12,7 @@ import (
 
 	"opensandbox.io/controller/test/bench/internal/audit"
 	"opensandbox.io/controller/test/bench/internal/process"
+	"opensandbox.io/controller/test/bench/internal/promtext"
 	"opensandbox.io/controller/test/bench/internal/report"
 	"opensandbox.io/controller/test/bench/internal/stats"
 )
@@ -23,6 +24,7 @@ type span struct {
 	mark  audit.Mark
 	puts  float64
 	usage process.Usage
+	told  promtext.Samples // the controller's metrics; none without a controller
 }
 
 // costs are those of a span.
@@ -34,16 +36,52 @@ type costs struct {
 	// cpu is the controller's time, memory the most it had since its start, in bytes. They are 0 without a controller.
 	cpu    time.Duration
 	memory float64
+	// stages are how long deliveries took by the controller's own account.
+	stages map[string]stage
+}
+
+// stage is a part of deliveries: how many had it, and how long in all, in seconds.
+type stage struct{ count, seconds float64 }
+
+// stageNames are the stages of a delivery in their order, with what the controller does in them.
+func stageNames() [][2]string {
+	return [][2]string{
+		{"queued", "from its first sight of the batch to the batch's turn"},
+		{"chosen", "to the choice of pods"},
+		{"written", "to the answer to the write of the endpoints"},
+		{"reported", "from there to the answer to the write of the status"},
+	}
+}
+
+// stagesOf reads the stages from the controller's metrics.
+func stagesOf(told promtext.Samples) map[string]stage {
+	stages := map[string]stage{}
+	for _, name := range stageNames() {
+		const metric = "opensandbox_delivery_stage_seconds"
+		stages[name[0]] = stage{told.Sum(metric+"_count", "stage", name[0]), told.Sum(metric+"_sum", "stage", name[0])}
+	}
+	return stages
+}
+
+// combine calls f for each stage of two accounts.
+func combine(a, b map[string]stage, f func(x, y float64) float64) map[string]stage {
+	all := map[string]stage{}
+	for _, name := range stageNames() {
+		x, y := a[name[0]], b[name[0]]
+		all[name[0]] = stage{f(x.count, y.count), f(x.seconds, y.seconds)}
+	}
+	return all
 }
 
 func (e *env) beginSpan(ctx context.Context) (*span, error) {
 	s := &span{e: e}
-	var err1, err2, err3 error
-	s.mark, err1 = e.audit.Now()
+	var err1, err2, err3, err4 error
+	s.told, err1 = e.told(ctx)
 	s.puts, err2 = e.cluster.EtcdPuts(ctx)
 	s.usage, err3 = e.usage()
+	s.mark, err4 = e.audit.Now()
 	s.began = time.Now()
-	return s, errors.Join(err1, err2, err3)
+	return s, errors.Join(err1, err2, err3, err4)
 }
 
 func (s *span) end(ctx context.Context) (costs, error) {
@@ -52,8 +90,18 @@ func (s *span) end(ctx context.Context) (costs, error) {
 	puts, err2 := s.e.cluster.EtcdPuts(ctx)
 	var err3 error
 	c.writes, err3 = s.e.audit.Writes(s.mark)
+	told, err4 := s.e.told(ctx)
 	c.puts, c.cpu, c.memory = puts-s.puts, usage.CPU-s.usage.CPU, float64(usage.PeakMemory)
-	return c, errors.Join(err1, err2, err3)
+	c.stages = combine(stagesOf(told), stagesOf(s.told), func(now, before float64) float64 { return now - before })
+	return c, errors.Join(err1, err2, err3, err4)
+}
+
+// told are the controller's metrics, none if it doesn't run.
+func (e *env) told(ctx context.Context) (promtext.Samples, error) {
+	if e.controller == nil {
+		return nil, nil
+	}
+	return e.metrics(ctx)
 }
 
 // usage is what the controller uses, nothing if it doesn't run.
@@ -85,6 +133,7 @@ func (c costs) plus(d costs) costs {
 			sum.writes[call] += count
 		}
 	}
+	sum.stages = combine(c.stages, d.stages, func(x, y float64) float64 { return x + y })
 	return sum
 }
 
@@ -119,6 +168,11 @@ func (c costs) metrics(key, each string, n int) []report.Metric {
 	})
 	for _, kind := range slices.SortedFunc(maps.Keys(others), byCount(others)) {
 		metrics = append(metrics, report.Metric{Key: key + "OtherWrites." + kind, What: "of others than the controller: " + kind, Value: per(float64(others[kind]))})
+	}
+	for _, name := range stageNames() {
+		if at := c.stages[name[0]]; at.count > 0 {
+			metrics = append(metrics, report.Metric{Key: key + "Stage." + name[0], What: "by the controller's own account, on average: " + name[1], Unit: "ms", Value: 1000 * at.seconds / at.count})
+		}
 	}
 	return append(metrics,
 		report.Metric{Key: key + "EtcdPuts", What: "keys that etcd wrote, for each " + each, Value: per(c.puts)},

@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,12 +13,13 @@ import (
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/test/bench/internal/audit"
 	"opensandbox.io/controller/test/bench/internal/plot"
+	"opensandbox.io/controller/test/bench/internal/promtext"
 	"opensandbox.io/controller/test/bench/internal/report"
 	"opensandbox.io/controller/test/wrappers"
 )
 
 func sampleCosts() costs {
-	return costs{puts: 8, cpu: 2 * time.Second, memory: 3 << 20, writes: audit.Calls{
+	return costs{puts: 8, cpu: 2 * time.Second, memory: 3 << 20, stages: map[string]stage{"written": {count: 2, seconds: 0.01}}, writes: audit.Calls{
 		{Client: controllerAgent, Verb: "patch", Resource: "batchsandboxes"}:                       2,
 		{Client: controllerAgent, Verb: "patch", Resource: "batchsandboxes/status"}:                2,
 		{Client: controllerAgent, Verb: "patch", Resource: "batchsandboxes/status", Refused: true}: 1,
@@ -38,7 +40,8 @@ func TestCostsForEachDelivery(t *testing.T) {
 		"xWrites.patch batchsandboxes/status": 1, "xWrites.patch batchsandboxes/status (refused)": 0.5,
 		"xSystemWrites":                      3.5, // all but events, leases and what kwok tried in vain
 		"xOtherWrites.create batchsandboxes": 1, "xOtherWrites.delete pods (refused)": 3, "xOtherWrites.update leases": 4.5,
-		"xEtcdPuts": 4, "xCPU": 2, "xPeakMemory": 3,
+		"xStage.written": 5,
+		"xEtcdPuts":      4, "xCPU": 2, "xPeakMemory": 3,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("metrics (-want +got):\n%s", diff)
@@ -49,9 +52,27 @@ func TestCostsForEachDelivery(t *testing.T) {
 }
 
 func TestCostsAddUp(t *testing.T) {
-	sum := sampleCosts().plus(costs{puts: 1, cpu: time.Second, memory: 1, writes: audit.Calls{{Client: controllerAgent, Verb: "create", Resource: "events"}: 1}})
+	sum := sampleCosts().plus(costs{puts: 1, stages: map[string]stage{"written": {count: 1, seconds: 0.02}}, cpu: time.Second, memory: 1, writes: audit.Calls{{Client: controllerAgent, Verb: "create", Resource: "events"}: 1}})
 	if sum.puts != 9 || sum.cpu != 3*time.Second || sum.memory != 3<<20 || sum.writes[audit.Call{Client: controllerAgent, Verb: "create", Resource: "events"}] != 5 {
 		t.Errorf("sum %+v", sum)
+	}
+	if got := sum.stages["written"]; got != (stage{3, 0.03}) {
+		t.Errorf("stage %+v, want 3 that took 0.03 s", got)
+	}
+}
+
+func TestStagesAreReadFromTheControllersMetrics(t *testing.T) {
+	told, err := promtext.Parse(strings.NewReader(`opensandbox_delivery_stage_seconds_bucket{stage="written",le="1"} 9
+opensandbox_delivery_stage_seconds_sum{stage="written"} 0.5
+opensandbox_delivery_stage_seconds_count{stage="written"} 9
+opensandbox_delivery_stage_seconds_count{stage="queued"} 7
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]stage{"queued": {count: 7}, "chosen": {}, "written": {count: 9, seconds: 0.5}, "reported": {}}
+	if diff := cmp.Diff(want, stagesOf(told), cmp.AllowUnexported(stage{})); diff != "" {
+		t.Errorf("stages (-want +got):\n%s", diff)
 	}
 }
 
