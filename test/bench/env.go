@@ -70,7 +70,8 @@ func (e *env) once(ctx context.Context, s scenario) (found findings, err error) 
 	return s.run(ctx, e, e.options.Sizes.or(s.sizes))
 }
 
-// startController runs the controller with its default flags; only its addresses are chosen, for others may be taken.
+// startController runs the controller with its default flags, if no others are asked for; only its addresses are chosen, for
+// others may be taken.
 func (e *env) startController(ctx context.Context) error {
 	metrics, err1 := freeAddress(ctx)
 	args := []string{"--kubeconfig=" + e.cluster.Kubeconfig, "--metrics-bind-address=" + metrics, "--health-probe-bind-address=0"}
@@ -83,7 +84,7 @@ func (e *env) startController(ctx context.Context) error {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return fmt.Errorf("prepare the controller: %w", err)
 	}
-	cmd := exec.Command(e.options.Controller, args...)
+	cmd := exec.Command(e.options.Controller, append(args, e.options.Flags...)...)
 	cmd.Stdout, cmd.Stderr = e.log, e.log
 	e.metricsURL, e.pprofURL = "http://"+metrics+"/metrics", "http://"+pprof+"/debug/pprof/"
 	var err error

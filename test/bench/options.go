@@ -24,6 +24,8 @@ type Options struct {
 	Checkout string
 	// Controller is the path of the controller's binary.
 	Controller string
+	// Flags are those of the controller beside its addresses: none, but to find out what one of them changes.
+	Flags []string
 	// Results is the directory that results and logs go to.
 	Results string
 	// Document is a file whose tables are replaced by what was measured; "" for none.
@@ -89,6 +91,15 @@ func (s sizes) command(scenario string) string {
 	return strings.Join(words, " ")
 }
 
+// command is what runs a scenario again in the same way.
+func (o Options) command(scenario string) string {
+	command := o.Sizes.command(scenario)
+	if len(o.Flags) > 0 {
+		command += fmt.Sprintf(" BENCHFLAGS=\"-controller-flags='%s'\"", strings.Join(o.Flags, " "))
+	}
+	return command
+}
+
 func parse(args []string, out io.Writer) (Options, error) {
 	var o Options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
@@ -109,6 +120,7 @@ func parse(args []string, out io.Writer) (Options, error) {
 	flags.IntVar(&o.Runs, "runs", 3, "how often each scenario is run; medians are told")
 	flags.StringVar(&o.Checkout, "checkout", ".", "`directory` of the checkout")
 	flags.StringVar(&o.Controller, "controller", "bin/controller", "`path` of the controller's binary")
+	further := flags.String("controller-flags", "", "`flags` of the controller other than its defaults, with spaces between")
 	flags.StringVar(&o.Results, "results", "bench/results", "`directory` for results and logs")
 	flags.StringVar(&o.Document, "document", "", "`file` whose tables are replaced by what was measured")
 	flags.BoolVar(&o.Profile, "profile", false, "take CPU and heap profiles of the controller, into the results")
@@ -118,6 +130,7 @@ func parse(args []string, out io.Writer) (Options, error) {
 	if err := flags.Parse(args); err != nil {
 		return o, flag.ErrHelp
 	}
+	o.Flags = strings.Fields(*further)
 	var err error
 	o.Scenarios, err = pick(*names)
 	return o, errors.Join(err, o.check(flags.Args()))

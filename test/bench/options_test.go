@@ -29,6 +29,12 @@ func TestParse(t *testing.T) {
 	if got, want := o.Sizes.command("tasks"), "make bench BENCH=tasks N=5 FOR=2s"; got != want {
 		t.Errorf("command %q, want %q", got, want)
 	}
+	if o, err = parse([]string{"-n=5", "-controller-flags=--concurrency=4  --v=1"}, io.Discard); err != nil || len(o.Flags) != 2 {
+		t.Errorf("flags %q of the controller (%v), want two", o.Flags, err)
+	}
+	if got, want := o.command("burst"), `make bench BENCH=burst N=5 BENCHFLAGS="-controller-flags='--concurrency=4 --v=1'"`; got != want {
+		t.Errorf("command %s, want %s", got, want)
+	}
 	if all, err := parse(nil, io.Discard); err != nil || len(all.Scenarios) != len(scenarios()) {
 		t.Errorf("%d scenarios by default (%v), want all", len(all.Scenarios), err)
 	}

@@ -44,7 +44,7 @@ func run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	for _, s := range o.Scenarios {
-		result := report.Result{Scenario: s.name, Machine: machine, Command: o.Sizes.command(s.name), Sizes: o.Sizes.or(s.sizes).byName()}
+		result := report.Result{Scenario: s.name, Machine: machine, Command: o.command(s.name), Sizes: o.Sizes.or(s.sizes).byName()}
 		var all []findings
 		for i := range o.Runs {
 			e.begin(s.name, i+1)
