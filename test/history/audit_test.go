@@ -86,6 +86,9 @@ func (a *audit) podWritten(by *call, c change) {
 		a.w.fail("%s marks or unmarks pod %s, which batch %s holds", by, before.Name, h.batch)
 	case after != nil && after.Labels[v1alpha1.BatchNameLabel] != "" && before.Labels[v1alpha1.BatchNameLabel] == "" && a.isSomebodyElses(by, before.Name):
 		a.w.fail("%s labels pod %s, which batch %q holds", by, before.Name, h.batch)
+	case !held && after != nil && by.by(batchController) && before.Labels[v1alpha1.BatchNameLabel] == by.task.name && after.Labels[v1alpha1.BatchNameLabel] == "":
+		// The batch was torn away while the controller released its sandboxes.
+		a.maybeFit(by, before.Labels[v1alpha1.PoolNameLabel], before.UID)
 	}
 }
 
@@ -227,15 +230,20 @@ func (a *audit) handedOut(by *call, sb *v1alpha1.BatchSandbox, name string) {
 	a.contaminated[pod.UID] = sb.UID
 }
 
-// released notes that a pod may be handed on as it is, if that is what its pool says.
+// released notes that a batch has let a pod go.
 func (a *audit) released(by *call, sb *v1alpha1.BatchSandbox, name string) {
 	obj, err := a.w.server.get(kindPod, name)
 	if err != nil || by == nil {
 		return
 	}
-	for _, p := range a.poolsSince(sb.Spec.PoolRef, by.task.poolCursor) {
+	a.maybeFit(by, sb.Spec.PoolRef, obj.GetUID())
+}
+
+// maybeFit notes that a released pod may be handed on as it is, if that is what its pool says.
+func (a *audit) maybeFit(by *call, pool string, pod types.UID) {
+	for _, p := range a.poolsSince(pool, by.task.poolCursor) {
 		if p.Spec.RecycleStrategy != nil && p.Spec.RecycleStrategy.Type == v1alpha1.RecycleNoop {
-			delete(a.contaminated, obj.GetUID())
+			delete(a.contaminated, pod)
 		}
 	}
 }

@@ -171,12 +171,8 @@ func (r *Reconciler) report(
 		return left, nil
 	}
 	pool.Status = *status
-	patch := client.MergeFrom(before)
-	if before.Status.Recycled != status.Recycled || before.Status.Replaced != status.Replaced ||
-		!equality.Semantic.DeepEqual(before.Status.Conditions, status.Conditions) {
-		patch = client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
-	}
-	err := r.client.Status().Patch(ctx, pool, patch)
+	// With the resourceVersion, so that a write that lands late doesn't undo a later one.
+	err := r.client.Status().Patch(ctx, pool, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
 	switch {
 	case apierrors.IsNotFound(err):
 		return 0, nil
