@@ -338,10 +338,20 @@ func (r *Runner) report(s *session, state taskState) {
 	default:
 		r.wg.Go(func() {
 			if r.pause(r.ctx, wait); r.ctx.Err() == nil {
-				r.wake(s.target.batch)
+				r.takeTurn(s.target)
 			}
 		})
 	}
+}
+
+// takeTurn wakes a batch. The turn is now, even if the timer was early: what is heard from now on needs another.
+func (r *Runner) takeTurn(t target) {
+	r.mu.Lock()
+	if batch, ok := r.byUID[t.uid]; ok {
+		batch.turn = r.clock.Now()
+	}
+	r.mu.Unlock()
+	r.wake(t.batch)
 }
 
 // keep keeps the state of a session, and says when the batch is to be woken for it.
