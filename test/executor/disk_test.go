@@ -72,13 +72,7 @@ func TestOnAFullDiskNoTaskStartsAndWhatRunsIsToldAsItEnded(t *testing.T) {
 	in := newInstallation(t)
 	fill, free := in.smallDisk()
 	c := in.client()
-	l, err := in.begin("life-1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.healthy(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
+	l := in.serve("life-1", c)
 	marks := t.TempDir()
 	task := func(name, script string) taskexecutor.Task {
 		return taskexecutor.Task{Name: name, Process: taskexecutor.Process{
@@ -125,12 +119,7 @@ func TestOnAFullDiskNoTaskStartsAndWhatRunsIsToldAsItEnded(t *testing.T) {
 	}
 
 	l.kill()
-	if l, err = in.begin("life-2"); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.healthy(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
+	l = in.serve("life-2", c)
 	next := task("next", "exit 4")
 	set(running, next)
 	if again := in.awaitEnd(c, "running"); again.ExitCode != end.ExitCode || !again.FinishedAt.Equal(end.FinishedAt) {

@@ -165,6 +165,19 @@ func (l *life) readLog() string {
 	return fmt.Sprint(string(data), errors.Join(err))
 }
 
+// serve begins a life, and waits until it serves.
+func (in *installation) serve(name string, c *taskexecutor.Client) *life {
+	in.t.Helper()
+	l, err := in.begin(name)
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	if err := l.healthy(in.t.Context(), c); err != nil {
+		in.t.Fatal(err)
+	}
+	return l
+}
+
 // healthy waits until the executor serves.
 func (l *life) healthy(ctx context.Context, c *taskexecutor.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)

@@ -50,13 +50,7 @@ func TestACallIsNotTakenAgainByTheNextLifeOfTheExecutor(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n, want := range []int{http.StatusOK, http.StatusUnauthorized, http.StatusUnauthorized} {
-		l, err := in.begin(fmt.Sprint("life-", n))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := l.healthy(t.Context(), in.client()); err != nil {
-			t.Fatal(err)
-		}
+		l := in.serve(fmt.Sprint("life-", n), in.client())
 		if got := in.post("/setTasks", raw, body); got != want {
 			t.Errorf("life %d answered %d, want %d", n, got, want)
 		}
@@ -74,14 +68,8 @@ func TestACallIsNotTakenAgainByTheNextLifeOfTheExecutor(t *testing.T) {
 func TestATaskThatStaysIsKilledTenSecondsAfterItWasAskedToEnd(t *testing.T) {
 	t.Parallel()
 	in := newInstallation(t)
-	l, err := in.begin("life")
-	if err != nil {
-		t.Fatal(err)
-	}
 	c := in.client()
-	if err := l.healthy(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
+	l := in.serve("life", c)
 	asked := filepath.Join(t.TempDir(), "asked")
 	task := taskexecutor.Task{Name: "stays", Process: taskexecutor.Process{
 		Command: []string{"sh", "-c", `trap 'echo asked >> "$ASKED"' TERM; echo ready > "$ASKED"; while :; do sleep 0.05; done`},

@@ -108,13 +108,7 @@ func (l *life) auditLine(t *testing.T, from string) string {
 func TestWhatIsRefusedAndTold(t *testing.T) {
 	t.Parallel()
 	in := newInstallation(t)
-	l, err := in.begin("life")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.healthy(t.Context(), in.client()); err != nil {
-		t.Fatal(err)
-	}
+	l := in.serve("life", in.client())
 	stranger, err := token.NewRoot(time.Now())
 	if err != nil {
 		t.Fatal(err)
@@ -179,15 +173,9 @@ func TestWithoutARootOnlyLoopbackIsServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := &installation{t: t, dir: in.dir, addr: "0.0.0.0:" + port, env: in.env}
-	life, err := l.begin("life")
-	if err != nil {
-		t.Fatal(err)
-	}
 	c := taskexecutor.New("http://127.0.0.1:" + port)
 	defer c.CloseIdleConnections()
-	if err := life.healthy(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
+	l.serve("life", c)
 	if _, err := c.Set(t.Context(), nil); err != nil {
 		t.Errorf("on loopback: %v", err)
 	}
@@ -214,14 +202,8 @@ func TestWithoutARootOnlyLoopbackIsServed(t *testing.T) {
 func TestATaskSeesNothingOfWhomItsExecutorBelieves(t *testing.T) {
 	t.Parallel()
 	in := newInstallation(t)
-	l, err := in.begin("life")
-	if err != nil {
-		t.Fatal(err)
-	}
 	c := in.client()
-	if err := l.healthy(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
+	in.serve("life", c)
 	out := filepath.Join(t.TempDir(), "environment")
 	if _, err := c.Set(t.Context(), []taskexecutor.Task{{Name: "a", Process: taskexecutor.Process{
 		Command: []string{"sh", "-c", `env > "$OUT.new"; mv "$OUT.new" "$OUT"`}, Env: []taskexecutor.EnvVar{{Name: "OUT", Value: out}},
@@ -229,6 +211,7 @@ func TestATaskSeesNothingOfWhomItsExecutorBelieves(t *testing.T) {
 		t.Fatal(err)
 	}
 	var env []byte
+	var err error
 	for deadline := time.Now().Add(patience); ; time.Sleep(look) {
 		if env, err = os.ReadFile(out); err == nil {
 			break

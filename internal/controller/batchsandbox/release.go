@@ -25,8 +25,7 @@ func (r *Reconciler) finalize(ctx context.Context, sb *v1alpha1.BatchSandbox, m 
 	if m.letGo {
 		return nil
 	}
-	ours := ownFinalizers(sb)
-	if len(ours) == 0 {
+	if isReleased(sb) {
 		// They were removed by a write whose answer was lost, or by somebody else, and other finalizers keep the object. Nobody
 		// knows what of its sandboxes is recycled.
 		m.letGo = true
@@ -51,7 +50,7 @@ func (r *Reconciler) finalize(ctx context.Context, sb *v1alpha1.BatchSandbox, m 
 	if len(released) < len(held) {
 		return nil // the tasks that still stop wake the batch when they have
 	}
-	if err := r.removeFinalizers(ctx, sb, ours, m); err != nil {
+	if err := r.removeFinalizers(ctx, sb, ownFinalizers(sb), m); err != nil {
 		return err
 	}
 	m.letGo = true
