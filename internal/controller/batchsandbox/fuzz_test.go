@@ -45,6 +45,7 @@ func FuzzPatchPod(f *testing.F) {
 		`{"spec":{"containers":[{"$patch":"delete","name":"task-executor"}]}}`, `{"spec":{"$patch":"replace"}}`, `{"$patch":"delete"}`,
 		`{"spec":{"$setElementOrder/containers":[{"name":"x"}],"containers":[{"name":"x"}]}}`, `{"spec":{"$retainKeys":["x"]}}`,
 		`{"metadata":{"name":null,"labels":{"a":null},"$deleteFromPrimitiveList/finalizers":["f/f"]}}`, `{"spec":{"containers":null}}`,
+		`{"spec":{"containers":[{"name":{}}]}}`,
 	} {
 		f.Add([]byte(seed))
 	}
@@ -81,6 +82,7 @@ func FuzzPatchTask(f *testing.F) {
 		`{"spec":{"process":{"env":[{"name":"A","valueFrom":{"fieldRef":{"fieldPath":"metadata.labels['a']"}}}]}}}`,
 		`{"spec":{"process":{"env":[{"name":"A","valueFrom":{"fieldRef":{"fieldPath":"['"}}},{"name":"B","valueFrom":{}}]}}}`,
 		`{"spec":{"process":{"env":{"$patch":"delete"}}}}`, `{"spec":{"timeoutSeconds":1e99}}`,
+		`{"spec":{"process":{"env":[{"name":{}}]}}}`,
 	} {
 		f.Add([]byte(seed))
 	}

@@ -14,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/utils/podtemplate"
@@ -70,7 +69,7 @@ func patchPod(pod *corev1.Pod, patch []byte) (*corev1.Pod, error) {
 	if err != nil {
 		return nil, fmt.Errorf("can't be applied: %w", err)
 	}
-	merged, err := strategicpatch.StrategicMergePatch(original, patch, corev1.Pod{})
+	merged, err := mergePatch(original, patch, corev1.Pod{})
 	if err != nil {
 		return nil, fmt.Errorf("is no strategic merge patch of a pod: %w", err)
 	}

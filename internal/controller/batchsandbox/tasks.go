@@ -10,7 +10,6 @@ import (
 	"strconv"
 
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/utils/indexset"
@@ -117,7 +116,7 @@ func patchTask(template *v1alpha1.TaskTemplate, patch []byte) (*v1alpha1.TaskTem
 	if err != nil {
 		return nil, fmt.Errorf("can't be applied: %w", err)
 	}
-	merged, err := strategicpatch.StrategicMergePatch(original, patch, v1alpha1.TaskTemplate{})
+	merged, err := mergePatch(original, patch, v1alpha1.TaskTemplate{})
 	if err != nil {
 		return nil, fmt.Errorf("is no strategic merge patch of a task: %w", err)
 	}
