@@ -49,22 +49,23 @@ type steppedPool struct {
 
 	made    map[types.UID]time.Time // when a pod was first seen, by the stepped clock
 	names   map[types.UID]string
-	woken   bool
+	woken   atomic.Bool // set by the calls that create and delete pods too, which run in parallel
 	due     time.Time
 	creates atomic.Int32
 	deletes atomic.Int32
 }
 
 func (p *steppedPool) WakeBatch(types.NamespacedName) {}
-func (p *steppedPool) WakePool(types.NamespacedName)  { p.woken = true }
+func (p *steppedPool) WakePool(types.NamespacedName)  { p.woken.Store(true) }
 
 func (s *space) stepPool(pool *v1alpha1.Pool, kubelet func(*corev1.Pod) bool) *steppedPool {
 	s.t.Helper()
 	s.create(pool)
 	p := &steppedPool{
 		space: s, key: client.ObjectKeyFromObject(pool), clock: testingclock.NewFakePassiveClock(time.Now().Truncate(time.Second)),
-		kubelet: kubelet, made: map[types.UID]time.Time{}, names: map[types.UID]string{}, woken: true,
+		kubelet: kubelet, made: map[types.UID]time.Time{}, names: map[types.UID]string{},
 	}
+	p.woken.Store(true)
 	p.ledger = scheduler.NewLedger(p)
 	ready := make(chan struct{})
 	close(ready)
@@ -93,10 +94,11 @@ func (s *space) stepPool(pool *v1alpha1.Pool, kubelet func(*corev1.Pod) bool) *s
 func (p *steppedPool) step() {
 	p.t.Helper()
 	for range 20 {
-		if now := p.clock.Now(); !p.woken && (p.due.IsZero() || now.Before(p.due)) {
+		if now := p.clock.Now(); !p.woken.Load() && (p.due.IsZero() || now.Before(p.due)) {
 			break
 		}
-		p.woken, p.due = false, time.Time{}
+		p.woken.Store(false)
+		p.due = time.Time{}
 		res, err := p.r.Reconcile(logf.IntoContext(p.ctx, logr.Discard()), ctrl.Request{NamespacedName: p.key})
 		p.must(err)
 		if res.RequeueAfter > 0 {
