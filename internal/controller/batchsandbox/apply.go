@@ -38,9 +38,6 @@ type outcome struct {
 	// released are the indexes whose sandboxes are fit for the next user, and not written as given back yet.
 	released []int
 
-	// created is the number of pods made now, which the cache may not show yet.
-	created int
-
 	// retryAfter is when to go on with what was put off; 0 for nothing put off.
 	retryAfter time.Duration
 }
@@ -66,6 +63,9 @@ func (r *Reconciler) apply(ctx context.Context, obs *observed, p plan, m *memory
 	out.released, releaseErr = r.release(ctx, obs, p.release)
 	if len(out.released) > 0 {
 		m.losses.released(obs, out.released)
+		for _, index := range out.released {
+			delete(m.made, obs.sandboxes[index].podUID)
+		}
 		r.events.released(obs.sb, len(out.released))
 	}
 	if obs.pooled() {
@@ -376,6 +376,9 @@ func (r *Reconciler) makePods(ctx context.Context, obs *observed, p plan, m *mem
 			err := r.deletePod(ctx, pod.Namespace, pod.Name, pod.UID)
 			failed = failed || isLost(pod)
 			alive = alive || (err != nil && !isLost(pod))
+			if err == nil {
+				delete(m.made, pod.UID)
+			}
 			errs = append(errs, err)
 		}
 	}
@@ -428,7 +431,8 @@ func (r *Reconciler) writeEndpoints(ctx context.Context, obs *observed, m *memor
 // createPods makes the pods of these indexes in parallel. A pod whose template or patch can't be used becomes a problem,
 // and the others go on; one that the API server refuses stops the rest, and is tried again later and later.
 func (r *Reconciler) createPods(ctx context.Context, obs *observed, indexes []int, m *memory, out *outcome) error {
-	var pods []*corev1.Pod
+	var wanted []*corev1.Pod
+	var places []int // the index of each
 	for _, index := range indexes {
 		pod, problem := desiredPod(obs.sb, index, podName(obs.sb, index, obs.sandboxes[index]))
 		if problem != nil {
@@ -440,10 +444,14 @@ func (r *Reconciler) createPods(ctx context.Context, obs *observed, indexes []in
 		if obs.hasTasks() || podutil.Container(&pod.Spec, v1alpha1.TaskExecutorContainer) != nil {
 			podtemplate.AddRoot(&pod.Spec, r.root())
 		}
-		pods = append(pods, pod)
+		wanted, places = append(wanted, pod), append(places, index)
 	}
-	created, err := slowstart.Do(ctx, len(pods), func(ctx context.Context, i int) error { return r.createPod(ctx, obs.sb, pods[i]) })
-	out.created = created
+	pods := make([]*corev1.Pod, len(wanted))
+	created, err := slowstart.Do(ctx, len(wanted), func(ctx context.Context, i int) (err error) {
+		pods[i], err = r.createPod(ctx, obs.sb, wanted[i])
+		return err
+	})
+	r.noteMade(obs, m, places, pods)
 	if created > 0 {
 		logf.FromContext(ctx).Info("created pods", "pods", created)
 		r.events.podsCreated(obs.sb, created)
@@ -467,27 +475,44 @@ func (r *Reconciler) createPods(ctx context.Context, obs *observed, indexes []in
 	return nil
 }
 
-// createPod makes one pod. A pod of that name that the batch made before, in a call whose answer was lost or that the
-// cache doesn't show yet, is as good.
-func (r *Reconciler) createPod(ctx context.Context, sb *v1alpha1.BatchSandbox, pod *corev1.Pod) error {
+// noteMade has the pods that were made stand for these indexes from now on, whether the cache shows them or not; nil is one that
+// was not made.
+func (r *Reconciler) noteMade(obs *observed, m *memory, indexes []int, pods []*corev1.Pod) {
+	now := r.clock.Now() // making them may have taken a while
+	for i, pod := range pods {
+		if pod == nil {
+			continue
+		}
+		if m.made == nil {
+			m.made = madePods{}
+		}
+		m.made[pod.UID] = madePod{pod: pod, at: now}
+		obs.sandboxes[indexes[i]] = sandboxOfPod(pod)
+	}
+}
+
+// createPod makes one pod, and returns it. A pod of that name that the batch made before, in a call whose answer was lost or that
+// the cache doesn't show yet, is as good; what became of it since is for the cache to tell.
+func (r *Reconciler) createPod(ctx context.Context, sb *v1alpha1.BatchSandbox, pod *corev1.Pod) (*corev1.Pod, error) {
 	err := r.client.Create(ctx, pod)
 	if !apierrors.IsAlreadyExists(err) {
 		if err != nil {
-			return fmt.Errorf("create pod %s: %w", pod.Name, err)
+			return nil, fmt.Errorf("create pod %s: %w", pod.Name, err)
 		}
-		return nil
+		return pod, nil
 	}
 	existing := &corev1.Pod{}
 	if getErr := r.apiReader.Get(ctx, client.ObjectKeyFromObject(pod), existing); getErr != nil {
-		return fmt.Errorf("get pod %s: %w", pod.Name, getErr)
+		return nil, fmt.Errorf("get pod %s: %w", pod.Name, getErr)
 	}
 	switch {
 	case !metav1.IsControlledBy(existing, sb):
-		return &nameTakenError{pod: pod.Name}
+		return nil, &nameTakenError{pod: pod.Name}
 	case existing.DeletionTimestamp != nil:
-		return fmt.Errorf("create pod %s: the last pod of that name is still going", pod.Name)
+		return nil, fmt.Errorf("create pod %s: the last pod of that name is still going", pod.Name)
 	}
-	return nil
+	existing.Status = corev1.PodStatus{}
+	return existing, nil
 }
 
 // nameTakenError says that a pod of somebody else has the name that a pod of the batch would have.

@@ -124,6 +124,8 @@ type memory struct {
 	// losses and restarts are what happened to sandboxes and is being counted and told.
 	losses   lossMemory
 	restarts restartMemory
+	// made are the pods that the batch made itself and that the cache has not shown yet.
+	made madePods
 	// tasks are whether the tasks can be run; they are immutable, but for their number.
 	tasksChecked int
 	tasksProblem *problem
@@ -301,7 +303,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ignoreConflict(ctrl.Result{}, r.finalize(ctx, sb, m))
 	}
 	m.heard = append(m.heard, r.runner.takeHeard(sb.UID)...)
-	obs, err := r.observe(ctx, sb)
+	obs, err := r.observe(ctx, sb, m)
 	if err != nil {
 		return ctrl.Result{}, err
 	}

@@ -24,7 +24,7 @@ type lossMemory struct {
 	// noted are the keys of lost sandboxes that are told, or are none of which to tell: this controller deletes them.
 	noted map[string]bool
 	// serving are the pods that serve the indexes of a batch without pool, by index: such a pod may be gone before it was
-	// seen to go.
+	// seen to go. One that no cache has shown yet is none of them: only news tell that a pod is lost.
 	serving map[int]sandbox
 	// untold is what the next event tells.
 	untold []mishap
@@ -53,7 +53,7 @@ func (l *lossMemory) note(obs *observed) {
 		if l.noted[s.key()] {
 			present[s.key()] = true
 		}
-		if s.usable() && !obs.pooled() {
+		if s.usable() && !obs.pooled() && !s.unseen {
 			serving[i] = s
 		}
 	}

@@ -38,6 +38,9 @@ type observed struct {
 	// sandboxes are by index: at least spec.replicas entries, more while higher ones are still held.
 	sandboxes []sandbox
 
+	// unseenUntil is when the first of the pods that the cache doesn't show yet counts as there no more; zero for none.
+	unseenUntil time.Time
+
 	// surplus are pods of a batch without pool that stand for no index.
 	surplus []*corev1.Pod
 
@@ -88,6 +91,8 @@ type sandbox struct {
 	restarts int32
 	// disobeys: the pod's executor believes another root than the controller's, and refuses every call.
 	disobeys bool
+	// unseen: the batch made the pod a moment ago, and the cache has not shown it yet.
+	unseen bool
 	// labelled: the pod carries the batch's labels.
 	labelled bool
 	// pod is the pod itself, where the batch made it.
@@ -135,7 +140,7 @@ func (o *observed) wanted(index int) bool {
 	return !ended || !o.releases() || !end.recorded
 }
 
-func (r *Reconciler) observe(ctx context.Context, sb *v1alpha1.BatchSandbox) (*observed, error) {
+func (r *Reconciler) observe(ctx context.Context, sb *v1alpha1.BatchSandbox, m *memory) (*observed, error) {
 	obs := &observed{sb: sb, now: r.clock.Now()}
 	obs.problem = validate(sb)
 	if obs.hasTasks() {
@@ -143,11 +148,13 @@ func (r *Reconciler) observe(ctx context.Context, sb *v1alpha1.BatchSandbox) (*o
 		obs.tasks = r.runner.states(sb.UID)
 		obs.endpoints = ownEndpoints(sb)
 	}
-	observePods := r.observeOwn
+	var err error
 	if obs.pooled() {
-		observePods = r.observePooled
+		err = r.observePooled(ctx, obs)
+	} else {
+		err = r.observeOwn(ctx, obs, m)
 	}
-	if err := observePods(ctx, obs); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	inheritEnds(obs)
@@ -230,17 +237,24 @@ func sandboxOf(h scheduler.Holding, batch string) sandbox {
 	}
 }
 
-// observeOwn reads the pods that the batch made.
-func (r *Reconciler) observeOwn(ctx context.Context, obs *observed) error {
+// observeOwn reads the pods that the batch made. Those it made a moment ago, which the cache may not have yet, are added to
+// what the cache shows.
+func (r *Reconciler) observeOwn(ctx context.Context, obs *observed, m *memory) error {
 	var pods corev1.PodList
 	if err := r.client.List(ctx, &pods, client.InNamespace(obs.sb.Namespace),
 		client.MatchingFields{ownerIndex: string(obs.sb.UID)}, client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("list pods of %s: %w", client.ObjectKeyFromObject(obs.sb), err)
 	}
+	m.made = m.made.unseen(pods.Items, obs.now)
+	obs.unseenUntil = m.made.until()
+	for _, made := range m.made {
+		pods.Items = append(pods.Items, *made.pod)
+	}
 	obs.sandboxes, obs.surplus = sortOwnPods(pods.Items, obs.replicas(), r.lostNodes(pods.Items))
 	for i := range obs.sandboxes {
 		if s := &obs.sandboxes[i]; s.pod != nil {
 			s.disobeys = podtemplate.Disobeys(podtemplate.RootOf(&s.pod.Spec), r.root())
+			_, s.unseen = m.made[s.podUID]
 		}
 	}
 	return nil

@@ -70,6 +70,9 @@ func makePlan(obs *observed) plan {
 		p.missing = nil
 	}
 	p.lookAtRetries(obs)
+	if !obs.unseenUntil.IsZero() {
+		p.lookAt(obs.unseenUntil)
+	}
 	return p
 }
 

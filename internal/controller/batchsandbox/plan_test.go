@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/test/wrappers"
@@ -24,6 +25,10 @@ func makeBatch(name string) *wrappers.BatchWrapper {
 }
 
 // Sandboxes of tests, by what they are.
+func unseenSandbox(pod string) sandbox {
+	return sandbox{podName: pod, podUID: types.UID("uid-" + pod), unseen: true}
+}
+
 func readySandbox(pod string) sandbox {
 	return sandbox{podName: pod, podUID: "uid", ip: "10.0.0.1", node: "n", ready: true}
 }

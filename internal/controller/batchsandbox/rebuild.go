@@ -72,11 +72,12 @@ func isReleased(sb *v1alpha1.BatchSandbox) bool {
 // would overtake the rest. What a batch wants may have changed by the time it asks, which corrects it.
 func (r *Reconciler) enqueue(ctx context.Context, batches []v1alpha1.BatchSandbox) error {
 	for i := range batches {
-		sb := r.remember(&batches[i]).last
+		m := r.remember(&batches[i])
+		sb := m.last
 		if sb.Spec.PoolRef == "" || sb.DeletionTimestamp != nil {
 			continue
 		}
-		obs, err := r.observe(ctx, sb)
+		obs, err := r.observe(ctx, sb, m)
 		if err != nil {
 			return err
 		}

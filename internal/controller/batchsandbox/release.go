@@ -33,7 +33,7 @@ func (r *Reconciler) finalize(ctx context.Context, sb *v1alpha1.BatchSandbox, m 
 		r.runner.ForgetBatch(sb.UID)
 		return nil
 	}
-	obs, err := r.observe(ctx, sb)
+	obs, err := r.observe(ctx, sb, m)
 	if err != nil {
 		return err
 	}

@@ -26,10 +26,9 @@ func batchStatus(obs *observed, p plan, out outcome) *v1alpha1.BatchSandboxStatu
 	status.Queue = out.queue
 	status.Restarts = max(status.Restarts, obs.restarts)
 	count := countSandboxes(obs)
-	count.created = out.created
-	status.Replicas = int32(count.held + out.created) //nolint:gosec // counts of pods
-	status.Allocated = int32(count.allocated)         //nolint:gosec // counts of pods
-	status.Ready = int32(count.ready)                 //nolint:gosec // counts of pods
+	status.Replicas = int32(count.held)       //nolint:gosec // counts of pods
+	status.Allocated = int32(count.allocated) //nolint:gosec // counts of pods
+	status.Ready = int32(count.ready)         //nolint:gosec // counts of pods
 	if obs.hasTasks() {
 		taskStatus(obs, status)
 	}
@@ -56,7 +55,6 @@ type sandboxCounts struct {
 	ready     int // of those, Ready
 	served    int // indexes that should have one and do
 	usable    int // of those, Ready
-	created   int // pods made just now
 }
 
 func countSandboxes(obs *observed) sandboxCounts {
@@ -117,7 +115,7 @@ func conditions(obs *observed, status *v1alpha1.BatchSandboxStatus, c sandboxCou
 	switch {
 	case found != nil && found.condition == v1alpha1.ConditionAllocated:
 		set(v1alpha1.ConditionAllocated, false, found.reason, found.message)
-	case c.served+c.created >= c.wanted:
+	case c.served == c.wanted:
 		set(v1alpha1.ConditionAllocated, true, v1alpha1.ReasonAllocated, "every requested sandbox has a pod")
 	case found != nil:
 		set(v1alpha1.ConditionAllocated, false, found.reason, found.message)

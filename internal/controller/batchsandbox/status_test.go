@@ -47,11 +47,11 @@ func TestBatchStatus(t *testing.T) {
 			counts: [3]int32{2, 2, 2}, allocated: "True/Allocated", ready: "True/PodsReady",
 		},
 		"pods made now are counted before the cache shows them": {
-			obs: observed{sb: own().Obj(), sandboxes: make([]sandbox, 2)}, out: outcome{created: 2}, phase: v1alpha1.PhasePending,
+			obs: observed{sb: own().Obj(), sandboxes: []sandbox{unseenSandbox("a"), unseenSandbox("b")}}, phase: v1alpha1.PhasePending,
 			counts: [3]int32{2, 0, 0}, allocated: "True/Allocated", ready: "False/PodsNotReady",
 		},
 		"some pods are still to be made": {
-			obs: observed{sb: own().Obj(), sandboxes: make([]sandbox, 2)}, out: outcome{created: 1}, phase: v1alpha1.PhasePending,
+			obs: observed{sb: own().Obj(), sandboxes: []sandbox{unseenSandbox("a"), {}}}, phase: v1alpha1.PhasePending,
 			counts: [3]int32{1, 0, 0}, allocated: "False/CreatingPods", ready: "False/PodsNotReady",
 		},
 		"a pod on a node counts as allocated, one without doesn't": {

@@ -47,6 +47,7 @@ type world struct {
 
 	mu        sync.Mutex
 	writes    []string // verb and name of each, in order
+	made      int      // pods, which their UIDs are counted by
 	known     map[string]types.UID
 	executors map[string]*fakeExecutor // by IP
 
@@ -54,10 +55,11 @@ type world struct {
 	onPatch  func(ctx context.Context, c client.WithWatch, obj client.Object, p client.Patch) error
 	onCreate func(pod *corev1.Pod) error
 	onDelete func() error
-	onRead   func() error           // reads past the cache
-	onStatus func() error           // writes of the status
-	statusIs func() error           // what the answer to one is, after it has landed
-	cached   *v1alpha1.BatchSandbox // what the cache shows of the batch; nil for the truth
+	onRead   func() error               // reads past the cache
+	onStatus func() error               // writes of the status
+	statusIs func() error               // what the answer to one is, after it has landed
+	cached   *v1alpha1.BatchSandbox     // what the cache shows of the batch; nil for the truth
+	unseen   func(pod *corev1.Pod) bool // says of a pod that the cache doesn't show it, or changes what it shows; nil for the truth
 	scheme   *runtime.Scheme
 }
 
@@ -135,11 +137,25 @@ func (w *world) calls() interceptor.Funcs {
 			}
 			return c.Get(ctx, key, obj, o...)
 		},
+		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, o ...client.ListOption) error {
+			err := c.List(ctx, list, o...)
+			if pods, ok := list.(*corev1.PodList); ok && w.unseen != nil {
+				var shown []corev1.Pod
+				for i := range pods.Items {
+					if !w.unseen(&pods.Items[i]) {
+						shown = append(shown, pods.Items[i])
+					}
+				}
+				pods.Items = shown
+			}
+			return err
+		},
 		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, o ...client.CreateOption) error {
 			w.wrote("create", obj)
 			obj.SetCreationTimestamp(metav1.Now())
 			w.mu.Lock()
-			obj.SetUID(types.UID(fmt.Sprintf("uid-%d", len(w.writes))))
+			w.made++
+			obj.SetUID(types.UID(fmt.Sprintf("uid-%d", w.made)))
 			w.mu.Unlock()
 			if w.onCreate != nil {
 				if err := w.onCreate(obj.(*corev1.Pod)); err != nil { //nolint:forcetypeassert // nothing else is created
