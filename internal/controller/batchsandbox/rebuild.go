@@ -3,26 +3,29 @@
 package batchsandbox
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/slowstart"
 )
 
 // pageSize bounds one list call, in objects.
 const pageSize = 500
 
-// Rebuild reads all pooled batches and all pods of pools from the API server itself and makes the ledger anew. Then it
-// fences: every pooled batch that misses sandboxes is patched, so that a write of the last leader still on its way
-// conflicts. epoch names this leader. It is called once, after the election and before any reconcile.
+// Rebuild reads all pooled batches and all pods of pools from the API server itself, fences, and makes the ledger anew.
+// epoch names this leader. It is called after the election and before any reconcile, again if it failed.
 func (r *Reconciler) Rebuild(ctx context.Context, epoch string, namespaces []string) error {
 	if len(namespaces) == 0 {
 		namespaces = []string{metaAll}
@@ -36,11 +39,12 @@ func (r *Reconciler) Rebuild(ctx context.Context, epoch string, namespaces []str
 		}
 		batches = append(batches, found...)
 	}
+	batches, err := r.fence(ctx, batches, epoch)
+	if err != nil {
+		return err
+	}
 	slices.SortFunc(batches, func(a, b v1alpha1.BatchSandbox) int {
-		if order := a.CreationTimestamp.Compare(b.CreationTimestamp.Time); order != 0 {
-			return order
-		}
-		return slices.Compare([]string{a.Namespace, a.Name}, []string{b.Namespace, b.Name})
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
 	for i := range batches {
 		sb := &batches[i]
@@ -50,9 +54,6 @@ func (r *Reconciler) Rebuild(ctx context.Context, epoch string, namespaces []str
 			continue // a malformed annotation is told when the batch is reconciled
 		}
 		r.settle(ctx, sb, pods)
-		if err := r.fence(ctx, sb, pods, epoch); err != nil {
-			return err
-		}
 	}
 	if err := r.enqueue(ctx, batches); err != nil {
 		return err
@@ -119,11 +120,55 @@ func (r *Reconciler) listAll(ctx context.Context, namespace string) ([]v1alpha1.
 	}
 }
 
-// fence patches a batch that still misses sandboxes.
-func (r *Reconciler) fence(ctx context.Context, sb *v1alpha1.BatchSandbox, pods []string, epoch string) error {
-	replicas := 1
-	if sb.Spec.Replicas != nil {
-		replicas = int(*sb.Spec.Replicas)
+// fence patches every batch that misses sandboxes, so that a write of the last leader that is still on its way conflicts. The
+// last leader may have written between the list and the patch: what the patches returned is the truth, and takes the place of
+// what was listed. Batches that are gone are left out.
+func (r *Reconciler) fence(ctx context.Context, batches []v1alpha1.BatchSandbox, epoch string) ([]v1alpha1.BatchSandbox, error) {
+	var open []int
+	for i := range batches {
+		if mayBeServed(&batches[i]) {
+			open = append(open, i)
+		}
+	}
+	gone := make([]bool, len(batches))
+	body := mustJSON(map[string]any{"metadata": map[string]any{"annotations": map[string]string{v1alpha1.LeaderEpochAnnotation: epoch}}})
+	_, err := slowstart.Do(ctx, len(open), func(ctx context.Context, n int) error {
+		sb := &batches[open[n]]
+		truth := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: sb.Namespace, Name: sb.Name}}
+		switch err := r.client.Patch(ctx, truth, client.RawPatch(types.MergePatchType, []byte(body))); {
+		case apierrors.IsNotFound(err):
+			gone[open[n]] = true
+		case err != nil:
+			return fmt.Errorf("fence batch %s: %w", client.ObjectKeyFromObject(sb), err)
+		default:
+			*sb = *truth
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	var there []v1alpha1.BatchSandbox
+	for i := range batches {
+		if !gone[i] {
+			there = append(there, batches[i])
+		}
+	}
+	return there, nil
+}
+
+// mayBeServed says that the last leader may be about to give pods to a batch:
+//
+//	| pooled | being deleted | alloc-status        | may be served |
+//	| no     | -             | -                   | no            |
+//	| yes    | yes           | -                   | no            |
+//	| yes    | no            | can't be read       | no            |
+//	| yes    | no            | as many as replicas | no            |
+//	| yes    | no            | fewer               | yes           |
+func mayBeServed(sb *v1alpha1.BatchSandbox) bool {
+	pods, err := parseAllocStatus(sb)
+	if sb.Spec.PoolRef == "" || sb.DeletionTimestamp != nil || err != nil {
+		return false
 	}
 	held := 0
 	for _, pod := range pods {
@@ -131,24 +176,7 @@ func (r *Reconciler) fence(ctx context.Context, sb *v1alpha1.BatchSandbox, pods 
 			held++
 		}
 	}
-	if held >= replicas || sb.DeletionTimestamp != nil {
-		return nil
-	}
-	body := mustJSON(map[string]any{"metadata": map[string]any{"annotations": map[string]string{v1alpha1.LeaderEpochAnnotation: epoch}}})
-	patched := sb.DeepCopy()
-	err := r.client.Patch(ctx, patched, client.RawPatch(types.MergePatchType, []byte(body)))
-	switch {
-	case apierrors.IsNotFound(err):
-		return nil
-	case err != nil:
-		return fmt.Errorf("fence batch %s: %w", client.ObjectKeyFromObject(sb), err)
-	}
-	// The last leader may have written between the list and the patch: what the patch returned is the truth.
-	r.remember(sb).wrote(patched)
-	if now, err := parseAllocStatus(patched); err == nil && !equalPods(now, pods) {
-		r.settle(ctx, patched, now)
-	}
-	return nil
+	return held < int(ptr.Deref(sb.Spec.Replicas, 1))
 }
 
 // ObservePod tells the ledger of a pod of a pool; other pods are none of its business.
