@@ -3,14 +3,11 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strconv"
 	"strings"
 	"time"
 
@@ -28,7 +25,6 @@ import (
 
 // run measures what the options ask for, and takes everything down at its end, also when ctx is done before.
 func run(ctx context.Context, o Options) (err error) {
-	machine := thisMachine()
 	if err := os.MkdirAll(o.Results, 0o755); err != nil {
 		return err
 	}
@@ -44,6 +40,11 @@ func run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	for _, s := range o.Scenarios {
+		tell("%s: waiting until the load of the machine falls no more", s.name)
+		machine, err := thisMachine(ctx)
+		if err != nil {
+			return err
+		}
 		result := report.Result{Scenario: s.name, Machine: machine, Command: o.command(s.name), Sizes: o.Sizes.or(s.sizes).byName()}
 		var all []findings
 		for i := range o.Runs {
@@ -132,24 +133,3 @@ func enter(path string, r report.Result, svg string) error {
 
 // tell shows progress.
 func tell(format string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...) }
-
-// thisMachine describes the machine as far as it tells of itself.
-func thisMachine() report.Machine {
-	m := report.Machine{CPUs: runtime.NumCPU(), Model: runtime.GOARCH}
-	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
-		first, _, _ := strings.Cut(string(load), " ")
-		m.Load, _ = strconv.ParseFloat(first, 64) // 0 for what can't be read
-	}
-	file, err := os.Open("/proc/meminfo")
-	if err != nil {
-		return m
-	}
-	defer file.Close() //nolint:errcheck // only read from
-	for lines := bufio.NewScanner(file); lines.Scan(); {
-		if fields := strings.Fields(lines.Text()); len(fields) > 1 && fields[0] == "MemTotal:" {
-			kib, _ := strconv.ParseFloat(fields[1], 64) // 0 for what can't be read
-			m.MemoryGB = kib / (1 << 20)
-		}
-	}
-	return m
-}

@@ -68,7 +68,8 @@ type Machine struct {
 	CPUs     int     `json:"cpus"`
 	Model    string  `json:"model"`
 	MemoryGB float64 `json:"memoryGB"`
-	// Load is the number of processes that wanted to run, on average over a minute, before the bench began.
+	// Load is the number of threads that wanted to run, on average over a moment before the scenario, with the cluster up and at
+	// rest.
 	Load float64 `json:"load"`
 }
 
