@@ -136,16 +136,21 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *mem
 // deleteEnded deletes the pods of sandboxes that ended and have no replacement yet: in a pool that is full there would never
 // be one. The index is empty once the pod is gone.
 func (r *Reconciler) deleteEnded(ctx context.Context, obs *observed) error {
+	var ended []sandbox
 	for i, s := range obs.sandboxes {
-		if !s.ended || !obs.wanted(i) {
-			continue
+		if s.ended && obs.wanted(i) {
+			ended = append(ended, s)
 		}
+	}
+	_, err := slowstart.Do(ctx, len(ended), func(ctx context.Context, i int) error {
+		s := ended[i]
 		if err := r.deletePod(ctx, obs.sb.Namespace, s.podName, s.podUID); err != nil {
 			return err
 		}
 		r.ledger.Discard(poolKey(obs.sb), s.podName)
-	}
-	return nil
+		return nil
+	})
+	return err
 }
 
 // giveUp gives back what was assumed for a batch, and takes it out of the queue.
@@ -369,35 +374,43 @@ func (r *Reconciler) settleAs(ctx context.Context, sb *v1alpha1.BatchSandbox, s 
 // lost node is deleted before it is replaced, so that it never stands for its index again; the delete lands when its node
 // is back or gone, and until then both may run.
 func (r *Reconciler) makePods(ctx context.Context, obs *observed, p plan, m *memory, out *outcome) error {
-	var errs []error
-	failed, alive := false, false
-	for _, pod := range p.discard {
-		if pod.DeletionTimestamp == nil {
-			err := r.deletePod(ctx, pod.Namespace, pod.Name, pod.UID)
-			failed = failed || isLost(pod)
-			alive = alive || (err != nil && !isLost(pod))
-			if err == nil {
-				delete(m.made, pod.UID)
-			}
-			errs = append(errs, err)
+	alive, discardErr := r.discard(ctx, obs, p.discard, m)
+	if err := r.writeEndpoints(ctx, obs, m, out); err != nil {
+		return errors.Join(discardErr, err)
+	}
+	if len(p.missing) == 0 || alive { // one on a lost node would stand for its index again when the node is back
+		return discardErr
+	}
+	if wait := m.waitForBackoff(obs.now, obs.sb.Generation); wait > 0 {
+		out.retryIn(wait)
+		out.problem = m.refusal
+		return discardErr
+	}
+	err := r.createPods(ctx, obs, p.missing, m, out)
+	return errors.Join(discardErr, err)
+}
+
+// discard deletes pods that are of no use. It says whether one of them is left that may be alive.
+func (r *Reconciler) discard(ctx context.Context, obs *observed, pods []*corev1.Pod, m *memory) (alive bool, err error) {
+	pods = slices.DeleteFunc(slices.Clone(pods), func(pod *corev1.Pod) bool { return pod.DeletionTimestamp != nil })
+	done := make([]bool, len(pods))
+	_, err = slowstart.Do(ctx, len(pods), func(ctx context.Context, i int) error {
+		err := r.deletePod(ctx, pods[i].Namespace, pods[i].Name, pods[i].UID)
+		done[i] = err == nil
+		return err
+	})
+	failed := false
+	for i, pod := range pods {
+		failed = failed || isLost(pod)
+		alive = alive || (!done[i] && !isLost(pod))
+		if done[i] {
+			delete(m.made, pod.UID)
 		}
 	}
 	if failed {
 		m.backoff.failed(obs.now) // once, however many
 	}
-	if err := r.writeEndpoints(ctx, obs, m, out); err != nil {
-		return errors.Join(append(errs, err)...)
-	}
-	if len(p.missing) == 0 || alive { // one on a lost node would stand for its index again when the node is back
-		return errors.Join(errs...)
-	}
-	if wait := m.waitForBackoff(obs.now, obs.sb.Generation); wait > 0 {
-		out.retryIn(wait)
-		out.problem = m.refusal
-		return errors.Join(errs...)
-	}
-	err := r.createPods(ctx, obs, p.missing, m, out)
-	return errors.Join(append(errs, err)...)
+	return alive, err
 }
 
 // writeEndpoints tells the addresses, at once when all are known and at most every 250 ms before.

@@ -13,10 +13,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/internal/scheduler"
 	taskexecutor "opensandbox.io/controller/pkg/task-executor"
 	"opensandbox.io/controller/test/wrappers"
 )
@@ -359,4 +361,54 @@ func TestScalingDownWhileATaskRunsStopsItFirst(t *testing.T) {
 			t.Errorf("the other task was told %v", sets)
 		}
 	})
+}
+
+// Every delete takes a second of the bubble's time.
+func TestSandboxesThatAreLostTogetherAreDeletedTogether(t *testing.T) {
+	const n = 40
+	failed := func(int) corev1.PodStatus { return corev1.PodStatus{Phase: corev1.PodFailed} }
+	cases := map[string]func(w *world){
+		"made by the batch, and failed": func(w *world) {
+			w.create(wrappers.MakeBatch(namespace, "b").Container("sandbox").Replicas(n).Obj())
+			w.settled()
+			w.setPods(failed, strings.Fields(w.podNames())...)
+		},
+		"of a pool, and failed": func(w *world) {
+			w.addPool(v1alpha1.RecycleNoop, n)
+			w.editPool(func(c *v1alpha1.CapacitySpec) { c.PoolMax = 2 * n })
+			w.create(pooledBatch(n).Obj())
+			w.settled()
+			w.setPods(failed, strings.Fields(w.podNames())...)
+		},
+		"of a pool, on a lost node": func(w *world) {
+			w.addPool(v1alpha1.RecycleNoop, n)
+			w.editPool(func(c *v1alpha1.CapacitySpec) { c.PoolMax = 2 * n })
+			w.create(pooledBatch(n).Obj())
+			w.settled()
+			w.ledger.ObserveNode("n", scheduler.NodeLost)
+			for i := range n {
+				name := fmt.Sprintf("q-%d", i)
+				w.create(&corev1.Pod{
+					ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID("uid-" + name), Labels: map[string]string{v1alpha1.PoolNameLabel: "p"}},
+					Spec:       corev1.PodSpec{NodeName: "other", Containers: []corev1.Container{{Name: "sandbox"}}}, Status: readyStatus(fmt.Sprintf("10.0.1.%d", i)),
+				})
+			}
+			w.news()
+		},
+	}
+	for name, lose := range cases {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				lose(w)
+				w.takeWrites()
+				w.onDelete = func() error { time.Sleep(time.Second); return nil }
+				began := time.Now()
+				w.reconcile()
+				deletes := slices.DeleteFunc(w.takeWrites(), func(write string) bool { return !strings.HasPrefix(write, "delete ") })
+				if took := time.Since(began); len(deletes) != n || took > 7*time.Second {
+					t.Errorf("%d deletes in %s, want %d in the time of 6", len(deletes), took, n)
+				}
+			})
+		})
+	}
 }

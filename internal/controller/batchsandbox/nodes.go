@@ -10,6 +10,7 @@ import (
 
 	"opensandbox.io/controller/internal/scheduler"
 	"opensandbox.io/controller/internal/utils/podutil"
+	"opensandbox.io/controller/internal/utils/slowstart"
 )
 
 // A sandbox whose node is lost may still run there: nobody can tell, and nothing is deleted by force, for that would only
@@ -20,20 +21,26 @@ import (
 // giveUpStranded deletes the pods on lost nodes that these grants replace, before the write that names them no more: from
 // then on nothing else says that somebody used them. The deletion lands at once, and the pod goes when its node is back.
 func (r *Reconciler) giveUpStranded(ctx context.Context, obs *observed, m *memory, grants []scheduler.Grant) error {
+	var stranded []sandbox
 	for _, g := range grants {
-		s := obs.sandboxes[g.Index]
-		if !s.stranded {
-			continue
+		if s := obs.sandboxes[g.Index]; s.stranded {
+			stranded = append(stranded, s)
 		}
-		err := errNotLeading
-		if r.leads() {
-			err = r.deletePod(ctx, obs.sb.Namespace, s.podName, s.podUID)
+	}
+	_, err := slowstart.Do(ctx, len(stranded), func(ctx context.Context, i int) error {
+		if !r.leads() {
+			return errNotLeading
 		}
-		if err != nil {
-			m.inDoubt = true // what was assumed is given up once the truth is read
-			return errors.Join(err, r.settleDoubt(ctx, obs.sb, m))
+		s := stranded[i]
+		if err := r.deletePod(ctx, obs.sb.Namespace, s.podName, s.podUID); err != nil {
+			return err
 		}
 		r.ledger.Discard(poolKey(obs.sb), s.podName)
+		return nil
+	})
+	if err != nil {
+		m.inDoubt = true // what was assumed is given up once the truth is read
+		return errors.Join(err, r.settleDoubt(ctx, obs.sb, m))
 	}
 	return nil
 }
