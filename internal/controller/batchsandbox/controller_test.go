@@ -101,6 +101,20 @@ func TestLabelsOfAllBatchesTakeTurns(t *testing.T) {
 	}
 }
 
+func TestLabelsLeaveASlowAPIServerTime(t *testing.T) {
+	noon := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	for took, want := range map[time.Duration]time.Duration{
+		0: labelGap, labelGap / labelShare: labelGap, 40 * time.Millisecond: 400 * time.Millisecond, time.Minute: maxLabelGap,
+	} {
+		var turns labelTurns
+		turns.labelled(took)
+		turns.take(noon, 1)
+		if got := turns.take(noon, 1).Sub(noon); got != want {
+			t.Errorf("the turn after a label that took %v is %v later, want %v", took, got, want)
+		}
+	}
+}
+
 func TestABatchThatHasNoTurnYetLabelsLater(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.addPool(v1alpha1.RecycleNoop, 11)

@@ -23,9 +23,12 @@ const (
 	// labelDelay is how long after its last delivery a batch's pods get its labels. A hold shorter than that gets none.
 	labelDelay = 5 * time.Second
 
-	// labelGap is the time that each label takes of the turns of all batches: 20 a second, however many pods are delivered. A
-	// batch gets up to labelsPerTurn at once.
-	labelGap      = 50 * time.Millisecond
+	// labelGap is the least time between the labels of all batches: 40 a second, however many pods are delivered. Where the API
+	// server is slow it is labelShare times as long as the last one took, up to maxLabelGap: labels are to have a tenth of what one
+	// client can do. A batch gets up to labelsPerTurn at once.
+	labelGap      = 25 * time.Millisecond
+	maxLabelGap   = time.Second
+	labelShare    = 10
 	labelsPerTurn = 10
 
 	// labelRetry is how long after a pod changed under its label the next try is.
@@ -37,6 +40,14 @@ const (
 type labelTurns struct {
 	mu   sync.Mutex
 	free time.Time
+	took time.Duration // the last label
+}
+
+// labelled notes how long a label took.
+func (t *labelTurns) labelled(took time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.took = took
 }
 
 // take returns when there is a turn for so many labels, now at the earliest.
@@ -47,7 +58,8 @@ func (t *labelTurns) take(now time.Time, pods int) time.Time {
 	if turn.Before(now) {
 		turn = now
 	}
-	t.free = turn.Add(time.Duration(min(pods, labelsPerTurn)) * labelGap)
+	gap := min(max(labelGap, labelShare*t.took), maxLabelGap)
+	t.free = turn.Add(time.Duration(min(pods, labelsPerTurn)) * gap)
 	return turn
 }
 
@@ -109,7 +121,9 @@ func (r *Reconciler) labelPod(ctx context.Context, sb *v1alpha1.BatchSandbox, in
 			APIVersion: v1alpha1.GroupVersion.String(), Kind: "BatchSandbox", Name: sb.Name, UID: sb.UID,
 		}),
 	}})
+	begin := r.clock.Now()
 	err := r.client.Patch(ctx, pod, client.RawPatch(types.MergePatchType, []byte(body)))
+	r.labels.labelled(r.clock.Since(begin))
 	if apierrors.IsNotFound(err) {
 		return nil // its event brings the batch back here
 	}
