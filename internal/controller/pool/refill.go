@@ -53,19 +53,19 @@ type yield struct {
 
 // maxCreate is how many pods may be made now:
 //
-//	| batches take pods, and creates are slow | buffer              | result                         |
-//	| no                                      | -                   | any number                     |
-//	| yes                                     | < half of bufferMin | what is missing of that half   |
-//	| yes                                     | enough for now      | one, if the last was long ago  |
+//	| batches take pods, and creates are slow | buffer   | result                        |
+//	| no                                      | -        | any number                    |
+//	| yes                                     | < enough | what is missing of that       |
+//	| yes                                     | enough   | one, if the last was long ago |
 //
-// Every pod that is made costs the API server four writes and the deliveries that come meanwhile their time. A pool has its
-// buffer so that it can make them when there is time.
-func (y yield) maxCreate(spec v1alpha1.CapacitySpec, n scheduler.Counts) int {
+// where enough is half of bufferMin and what batches take while a pod starts. Every pod that is made costs the API server four
+// writes and the deliveries that come meanwhile their time. A pool has its buffer so that it can make them when there is time.
+func (y yield) maxCreate(spec v1alpha1.CapacitySpec, n scheduler.Counts, soon scheduler.Forecast) int {
 	if !y.on {
 		return maxBurst
 	}
-	half := (int(spec.BufferMin) + 1) / 2
-	urgent := half - n.Buffer()
+	enough := (int(spec.BufferMin)+1)/2 + soon.Target()
+	urgent := enough - n.Buffer()
 	if y.wait == 0 {
 		urgent = max(urgent, 1)
 	}

@@ -23,6 +23,7 @@ func TestARefillYieldsToDeliveriesWhereCreatesAreSlow(t *testing.T) {
 		took   time.Duration // the last create
 		made   time.Duration // ago
 		counts scheduler.Counts
+		soon   scheduler.Forecast
 		want   int
 	}{
 		{name: "a pool that nobody takes from", taken: calmAfter, took: time.Second, counts: scheduler.Counts{Idle: 90}, want: maxBurst},
@@ -32,6 +33,10 @@ func TestARefillYieldsToDeliveriesWhereCreatesAreSlow(t *testing.T) {
 		{name: "half of bufferMin is there, or comes", took: slowCreate, counts: scheduler.Counts{Idle: 30, Starting: 20}},
 		{name: "less than half of bufferMin is there", took: slowCreate, counts: scheduler.Counts{Idle: 30, Starting: 13}, want: 7},
 		{name: "batches wait for what is there", took: slowCreate, counts: scheduler.Counts{Idle: 60, Waiting: 20}, want: 10},
+		{
+			name: "as many are taken while a pod starts", took: slowCreate, counts: scheduler.Counts{Idle: 60},
+			soon: scheduler.Forecast{ClaimRate: 10, StartTime: 3 * time.Second}, want: 20,
+		},
 		{name: "very much is missing", took: slowCreate, counts: scheduler.Counts{Waiting: 5000}, want: maxBurst},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -39,7 +44,7 @@ func TestARefillYieldsToDeliveriesWhereCreatesAreSlow(t *testing.T) {
 			r.observe(7, now.Add(-c.taken))
 			r.made(c.took, now.Add(-c.made))
 			spec := v1alpha1.CapacitySpec{BufferMin: 99, BufferMax: 200, PoolMax: 10000}
-			if got := r.yield(now).maxCreate(spec, c.counts); got != c.want {
+			if got := r.yield(now).maxCreate(spec, c.counts, c.soon); got != c.want {
 				t.Errorf("creates up to %d, want %d", got, c.want)
 			}
 		})
