@@ -86,6 +86,7 @@ type Reconciler struct {
 
 	namespaces *namespaces
 	sights     *sights
+	echoes     *echoes
 
 	mu       sync.Mutex
 	memories map[types.NamespacedName]*memory
@@ -133,7 +134,10 @@ type memory struct {
 	refusedGeneration int64
 }
 
-func (m *memory) wrote(sb *v1alpha1.BatchSandbox) { m.written, m.last = sb.ResourceVersion, sb }
+func (m *memory) wrote(sb *v1alpha1.BatchSandbox) {
+	sb.ManagedFields = nil // as in the cache
+	m.written, m.last = sb.ResourceVersion, sb
+}
 
 // newest is the batch as the cache has it, or as our last write made it where the cache is behind that.
 func (m *memory) newest(cached *v1alpha1.BatchSandbox) *v1alpha1.BatchSandbox {
@@ -179,6 +183,7 @@ func New(o Options) (*Reconciler, error) {
 		ledger: o.Ledger, runner: o.Runner, root: o.Root, ready: o.Ready, leads: o.Leads, memories: map[types.NamespacedName]*memory{},
 		namespaces: &namespaces{reader: o.APIReader, clock: o.Clock},
 		sights:     newSights(o.Clock),
+		echoes:     &echoes{byName: map[types.NamespacedName]echo{}},
 	}, nil
 }
 
@@ -193,8 +198,8 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, wake *trigger.Trigger, w
 	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("batchsandbox").
-		For(&v1alpha1.BatchSandbox{}, builder.WithPredicates(r.sights.predicate(), changedByUsers())).
-		Owns(&corev1.Pod{}, builder.MatchEveryOwner).
+		For(&v1alpha1.BatchSandbox{}, builder.WithPredicates(r.sights.predicate(), changedByUsers(), r.echoes.predicate())).
+		Owns(&corev1.Pod{}). // those it made: the ledger has the news of a pool's
 		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.batchesOf), builder.WithPredicates(poolMatters())).
 		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.waitingFor), builder.WithPredicates(failingChanged())).
 		WatchesRawSource(wake).
@@ -556,6 +561,7 @@ func (r *Reconciler) forget(name types.NamespacedName) {
 	r.ledger.BatchGone(name)
 	r.runner.ForgetName(name)
 	r.sights.forget(name)
+	r.echoes.take(name)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.memories, name)
