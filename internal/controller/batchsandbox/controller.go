@@ -288,8 +288,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	case <-ctx.Done():
 		return ctrl.Result{}, ctx.Err()
 	}
-	sb := &v1alpha1.BatchSandbox{}
-	if err := r.client.Get(ctx, req.NamespacedName, sb); apierrors.IsNotFound(err) {
+	sb := &v1alpha1.BatchSandbox{} // shared with the cache: nothing here writes into it
+	if err := r.client.Get(ctx, req.NamespacedName, sb, client.UnsafeDisableDeepCopy); apierrors.IsNotFound(err) {
 		r.forget(req.NamespacedName)
 		return ctrl.Result{}, nil
 	} else if err != nil {
