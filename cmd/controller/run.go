@@ -288,7 +288,7 @@ func managerOptions(o Options, logger logr.Logger) ctrl.Options {
 		Scheme: scheme,
 		Logger: logger,
 		Cache: cache.Options{
-			DefaultTransform: cache.TransformStripManagedFields(),
+			DefaultTransform: slim,
 			ByObject: map[client.Object]cache.ByObject{
 				&corev1.Pod{}: {Transform: slimPod}, &corev1.Node{}: {Transform: node.Slim},
 			},
@@ -312,21 +312,6 @@ func managerOptions(o Options, logger logr.Logger) ctrl.Options {
 		}
 	}
 	return opts
-}
-
-// slimPod keeps of foreign pods nothing but their identity, and drops from ours what nobody reads.
-func slimPod(obj any) (any, error) {
-	pod, ok := obj.(*corev1.Pod)
-	if !ok {
-		return obj, nil
-	}
-	pod.ManagedFields = nil
-	_, pooled := pod.Labels[v1alpha1.PoolNameLabel]
-	_, batched := pod.Labels[v1alpha1.BatchNameLabel]
-	if !pooled && !batched {
-		pod.Spec, pod.Status, pod.Annotations = corev1.PodSpec{}, corev1.PodStatus{}, nil
-	}
-	return pod, nil
 }
 
 func offIfEmpty(address string) string {
