@@ -128,7 +128,9 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *mem
 	if len(grants) > 0 {
 		r.metrics.allocated.Add(float64(len(grants)))
 		logf.FromContext(ctx).Info("allocated pods", "pods", len(grants), "missing", len(p.missing)-len(grants))
-		r.events.allocated(obs.sb, len(grants))
+		if !m.delivery.isWarm() {
+			r.events.allocated(obs.sb, len(grants))
+		}
 	}
 	return r.deleteEnded(ctx, obs)
 }

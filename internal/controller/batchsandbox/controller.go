@@ -87,6 +87,7 @@ type Reconciler struct {
 	namespaces *namespaces
 	sights     *sights
 	echoes     *echoes
+	labels     labelTurns
 
 	mu       sync.Mutex
 	memories map[types.NamespacedName]*memory
@@ -116,6 +117,8 @@ type memory struct {
 	letGo bool
 	// lastDelivery is when addresses were written last.
 	lastDelivery time.Time
+	// labelTurn is when the batch may label pods; zero for no turn.
+	labelTurn time.Time
 	// delivery times the first delivery.
 	delivery delivery
 	// heard are the ends of tries that the status doesn't tell yet, for the metrics.

@@ -48,8 +48,8 @@ func TestADeliveryIsTwoWrites(t *testing.T) {
 		if s := sb.Status; s.Replicas != 2 || s.Ready != 2 || s.Allocated != 2 || s.Phase != v1alpha1.PhaseSucceed {
 			t.Errorf("status %+v", s)
 		}
-		if diff := cmp.Diff([]string{"Allocated"}, w.toldEvents()); diff != "" {
-			t.Errorf("events (-want +got):\n%s", diff)
+		if told := w.toldEvents(); len(told) != 0 {
+			t.Errorf("events %v, want none: a delivery at once is told by its status", told)
 		}
 		w.reconcile()
 		if writes := w.takeWrites(); len(writes) != 0 {
@@ -77,6 +77,78 @@ func TestALabelFollowsTheDelivery(t *testing.T) {
 	})
 }
 
+func TestLabelsOfAllBatchesTakeTurns(t *testing.T) {
+	noon := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	var turns labelTurns
+	for _, c := range []struct {
+		name        string
+		after       time.Duration
+		pods        int
+		wantAtAfter time.Duration
+	}{
+		{"the first batch has its turn at once", 0, 1, 0},
+		{"the next waits for the label of the first", 0, 3, labelGap},
+		{"and one more for the labels of both", 10 * time.Millisecond, 1000, 4 * labelGap},
+		{"a large batch takes the time of one turn", 20 * time.Millisecond, 1, 4*labelGap + labelsPerTurn*labelGap},
+		{"a turn that nobody took is not made up for", time.Minute, 1, time.Minute},
+		{"so that the next waits again", time.Minute, 1, time.Minute + labelGap},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := turns.take(noon.Add(c.after), c.pods).Sub(noon); got != c.wantAtAfter {
+				t.Errorf("turn at %v, want %v", got, c.wantAtAfter)
+			}
+		})
+	}
+}
+
+func TestLabelsLeaveASlowAPIServerTime(t *testing.T) {
+	noon := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	for took, want := range map[time.Duration]time.Duration{
+		0: labelGap, labelGap / labelShare: labelGap, 40 * time.Millisecond: 400 * time.Millisecond, time.Minute: maxLabelGap,
+	} {
+		var turns labelTurns
+		turns.labelled(took)
+		turns.take(noon, 1)
+		if got := turns.take(noon, 1).Sub(noon); got != want {
+			t.Errorf("the turn after a label that took %v is %v later, want %v", took, got, want)
+		}
+	}
+}
+
+func TestABatchThatHasNoTurnYetLabelsLater(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.addPool(v1alpha1.RecycleNoop, 11)
+		w.editPool(func(c *v1alpha1.CapacitySpec) { c.PoolMax = 11 })
+		w.create(pooledBatch(11).Obj())
+		w.reconcile()
+		time.Sleep(labelDelay)
+		w.r.labels.take(time.Now(), 1) // by another batch
+		if res := w.reconcile(); res.RequeueAfter != labelGap {
+			t.Errorf("looks again after %s, want %s", res.RequeueAfter, labelGap)
+		}
+		time.Sleep(labelGap)
+		if res := w.reconcile(); res.RequeueAfter != labelsPerTurn*labelGap {
+			t.Errorf("looks again after %s, want %s", res.RequeueAfter, labelsPerTurn*labelGap)
+		}
+		labelled := func() (n int) {
+			for _, pod := range w.pods() {
+				if pod.Labels[v1alpha1.BatchNameLabel] == "b" {
+					n++
+				}
+			}
+			return n
+		}
+		if got := labelled(); got != labelsPerTurn {
+			t.Errorf("%d labelled in the first turn, want %d", got, labelsPerTurn)
+		}
+		time.Sleep(labelsPerTurn * labelGap)
+		w.settled()
+		if got := labelled(); got != 11 {
+			t.Errorf("%d labelled in the end, want 11", got)
+		}
+	})
+}
+
 // Somebody may change a pod at the same moment, such as the garbage collector, without any change that brings the batch back.
 func TestALabelThatMeetsAConflictIsTriedAgain(t *testing.T) {
 	inWorld(t, func(w *world) {
@@ -87,11 +159,11 @@ func TestALabelThatMeetsAConflictIsTriedAgain(t *testing.T) {
 		w.onPatch = func(_ context.Context, _ client.WithWatch, obj client.Object, _ client.Patch) error {
 			return apierrors.NewConflict(schema.GroupResource{Resource: "pods"}, obj.GetName(), errors.New("changed"))
 		}
-		if res := w.reconcile(); res.RequeueAfter != labelPace {
-			t.Errorf("looks again after %s, want %s", res.RequeueAfter, labelPace)
+		if res := w.reconcile(); res.RequeueAfter != labelRetry {
+			t.Errorf("looks again after %s, want %s", res.RequeueAfter, labelRetry)
 		}
 		w.onPatch = nil
-		time.Sleep(labelPace)
+		time.Sleep(labelRetry)
 		w.settled()
 		if pod := w.pods()[0]; pod.Labels[v1alpha1.BatchNameLabel] != "b" {
 			t.Errorf("labels %v", pod.Labels)

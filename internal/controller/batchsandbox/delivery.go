@@ -143,6 +143,9 @@ func (d *delivery) waits() {
 	}
 }
 
+// isWarm says whether the batch got all that it asked for the first time it asked, a moment ago.
+func (d *delivery) isWarm() bool { return d.start == startWarm && d.phase == deliveryWritten }
+
 // choose notes that pods were chosen now, in a look at the batch that began at turn.
 func (d *delivery) choose(turn, now time.Time) { d.turn, d.chosen = turn, now }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,10 +23,45 @@ const (
 	// labelDelay is how long after its last delivery a batch's pods get its labels. A hold shorter than that gets none.
 	labelDelay = 5 * time.Second
 
-	// labelsPerTurn and labelPace bound the labels of one batch: 10 pods every 250 ms.
+	// labelGap is the least time between the labels of all batches: 40 a second, however many pods are delivered. Where the API
+	// server is slow it is labelShare times as long as the last one took, up to maxLabelGap: labels are to have a tenth of what one
+	// client can do. A batch gets up to labelsPerTurn at once.
+	labelGap      = 25 * time.Millisecond
+	maxLabelGap   = time.Second
+	labelShare    = 10
 	labelsPerTurn = 10
-	labelPace     = 250 * time.Millisecond
+
+	// labelRetry is how long after a pod changed under its label the next try is.
+	labelRetry = 250 * time.Millisecond
 )
+
+// labelTurns hands out the moments at which batches label their pods, one after the other: labels may lag, and deliveries must
+// not wait for them. It is safe for concurrent use.
+type labelTurns struct {
+	mu   sync.Mutex
+	free time.Time
+	took time.Duration // the last label
+}
+
+// labelled notes how long a label took.
+func (t *labelTurns) labelled(took time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.took = took
+}
+
+// take returns when there is a turn for so many labels, now at the earliest.
+func (t *labelTurns) take(now time.Time, pods int) time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	turn := t.free
+	if turn.Before(now) {
+		turn = now
+	}
+	gap := min(max(labelGap, labelShare*t.took), maxLabelGap)
+	t.free = turn.Add(time.Duration(min(pods, labelsPerTurn)) * gap)
+	return turn
+}
 
 // label puts the batch's labels on some of the pods it holds from a pool, and makes it their second owner, so that a
 // foreground deletion of the pool spares them. It returns when to go on, 0 for never.
@@ -46,15 +82,23 @@ func (r *Reconciler) label(ctx context.Context, obs *observed, m *memory) (time.
 	if wait := labelDelay - obs.now.Sub(m.lastDelivery); wait > 0 && !poolGoes {
 		return wait, nil
 	}
+	if m.labelTurn.IsZero() {
+		m.labelTurn = r.labels.take(obs.now, len(todo))
+	}
+	if wait := m.labelTurn.Sub(obs.now); wait > 0 && !poolGoes {
+		return wait, nil
+	}
+	m.labelTurn = time.Time{}
 	again := time.Duration(0)
-	if len(todo) > labelsPerTurn {
-		todo, again = todo[:labelsPerTurn], labelPace
+	if left := len(todo) - labelsPerTurn; left > 0 {
+		todo, m.labelTurn = todo[:labelsPerTurn], r.labels.take(obs.now, left)
+		again = max(time.Millisecond, m.labelTurn.Sub(obs.now))
 	}
 	for _, index := range todo {
 		err := r.labelPod(ctx, obs.sb, index, obs.sandboxes[index])
 		switch {
 		case apierrors.IsConflict(err):
-			again = labelPace // not every change of a pod brings its batch back here
+			again = labelRetry // not every change of a pod brings its batch back here
 		case err != nil:
 			return 0, err
 		}
@@ -77,7 +121,9 @@ func (r *Reconciler) labelPod(ctx context.Context, sb *v1alpha1.BatchSandbox, in
 			APIVersion: v1alpha1.GroupVersion.String(), Kind: "BatchSandbox", Name: sb.Name, UID: sb.UID,
 		}),
 	}})
+	begin := r.clock.Now()
 	err := r.client.Patch(ctx, pod, client.RawPatch(types.MergePatchType, []byte(body)))
+	r.labels.labelled(r.clock.Since(begin))
 	if apierrors.IsNotFound(err) {
 		return nil // its event brings the batch back here
 	}

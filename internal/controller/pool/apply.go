@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -183,6 +184,8 @@ func (r *Reconciler) createPods(ctx context.Context, pool *v1alpha1.Pool, mem *m
 	errs := make([]error, len(names))
 	pods := r.desiredPods(pool, mem, w, names)
 	wantRules := recycling.HasRestartRules(&pods[0].Spec)
+	var first time.Duration
+	begin := r.clock.Now()
 	_, _ = slowstart.Do(ctx, len(names), func(ctx context.Context, i int) error { // errs has the errors
 		pods[i].OwnerReferences = append(pods[i].OwnerReferences, owners...)
 		r.starts.send(client.ObjectKeyFromObject(pods[i]))
@@ -190,9 +193,13 @@ func (r *Reconciler) createPods(ctx context.Context, pool *v1alpha1.Pool, mem *m
 		if outcomes[i] != outcomeCreated {
 			r.starts.Forget(client.ObjectKeyFromObject(pods[i]))
 		}
+		if i == 0 { // which slow start sends alone
+			first = r.clock.Since(begin)
+		}
 		return errs[i]
 	})
 	now := r.clock.Now()
+	mem.refill.made(first, now)
 	if at := slices.Index(outcomes, outcomeCreated); at >= 0 && wantRules {
 		mem.rules.made(recycling.HasRestartRules(&pods[at].Spec), now)
 	}

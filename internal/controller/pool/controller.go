@@ -258,7 +258,7 @@ func (r *Reconciler) patchFinalizers(ctx context.Context, pool, before *v1alpha1
 // afterConflict looks again a moment later when somebody else wrote the pool, and returns other errors.
 func afterConflict(err error) (ctrl.Result, error) {
 	if apierrors.IsConflict(err) {
-		return ctrl.Result{RequeueAfter: statusPace}, nil
+		return ctrl.Result{RequeueAfter: retryPace}, nil
 	}
 	return ctrl.Result{}, err
 }

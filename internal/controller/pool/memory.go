@@ -105,6 +105,9 @@ type memory struct {
 	// claims is how fast batches take pods.
 	claims scheduler.ClaimRate
 
+	// refill tells whether making pods takes something from deliveries.
+	refill refill
+
 	// owed is the number of pods that were deleted to be replaced and that are not made again yet, and owedFor says which.
 	// Lost with the process, it leaves the buffer that much smaller within its band.
 	owed    int
@@ -287,6 +290,9 @@ func (m *memory) wait(obs observed, plan scheduler.CapacityPlan) time.Duration {
 	waits := []time.Duration{m.deletes.at(obs.now).wait, obs.overdueWait, obs.repairWait}
 	if plan.Create > 0 || plan.Partial {
 		waits = append(waits, m.creates.at(obs.now).wait, m.endings.at(obs.now).wait)
+	}
+	if plan.Partial && obs.yield.on {
+		waits = append(waits, max(time.Millisecond, m.refill.next.Sub(obs.now)))
 	}
 	if plan.Partial && plan.Delete+plan.DeleteStranded > 0 {
 		waits = append(waits, statusPace)

@@ -39,6 +39,9 @@ type observed struct {
 	activity scheduler.Activity
 	forecast scheduler.Forecast
 
+	// yield says whether deliveries go first.
+	yield yield
+
 	// owed is the number of pods that were deleted to be replaced and that are not made again yet; owedFor says what for.
 	owed    int
 	owedFor string
@@ -112,6 +115,8 @@ func (r *Reconciler) observe(ctx context.Context, pool *v1alpha1.Pool, mem *memo
 	obs.owed, obs.owedFor = mem.owed, mem.owedFor
 	obs.activity = r.ledger.Activity(key)
 	mem.claims.Observe(obs.activity.Claimed, obs.now)
+	mem.refill.observe(obs.activity.Claimed, obs.now)
+	obs.yield = mem.refill.yield(obs.now)
 	obs.forecast = scheduler.Forecast{ClaimRate: mem.claims.At(obs.now), StartTime: obs.activity.StartTime}
 	obs.creates, obs.endings = mem.creates.at(obs.now), mem.endings.at(obs.now)
 	r.observeFailing(key, mem, &obs)

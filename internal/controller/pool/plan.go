@@ -86,7 +86,7 @@ func planPool(pool *v1alpha1.Pool, obs observed) scheduler.CapacityPlan {
 	case obs.endings.wait > 0:
 		limits.MaxCreate, limits.CreatePause = 0, "the last ended soon after their start: the pool waits before it tries again"
 	case obs.endings.failing:
-		limits.MaxCreate, limits.CreatePause = max(0, 1-obs.counts.Starting), "the last ended soon after their start: the pool tries one at a time"
+		limits.MaxCreate, limits.CreatePause = min(limits.MaxCreate, max(0, 1-obs.counts.Starting)), "the last ended soon after their start: the pool tries one at a time"
 	}
 	if obs.failing != nil || obs.endings.failing || obs.creates.failing {
 		limits.MaxMove = 0 // others in their place would serve nobody
@@ -102,7 +102,8 @@ func limitsOf(pool *v1alpha1.Pool, obs observed) scheduler.Limits {
 	return scheduler.Limits{
 		Forecast:    obs.forecast,
 		MaxStarting: maxStarting(pool, obs.counts, obs.owed),
-		MaxCreate:   maxBurst,
+		MaxCreate:   obs.yield.maxCreate(pool.Spec.CapacitySpec, obs.counts, obs.forecast),
+		CreatePause: "batches take pods and the API server is slow: the pool makes one at a time",
 		MaxDelete:   maxBurst,
 		MaxReplace:  updateBudget(pool, obs.counts, obs.owed),
 		MaxMove:     max(1, updateBudget(pool, obs.counts, obs.counts.Cordoned)), // at least one, or batches might wait for ever

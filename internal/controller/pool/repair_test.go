@@ -323,6 +323,7 @@ func TestStartTimeAndClaimsSetTheTarget(t *testing.T) {
 		t.Fatalf("measured start time %v, want 5 m", got)
 	}
 	w.reconcile()
+	w.after(statusPace)
 	w.hold("b", 16) // 25 were idle
 	w.reconcile()
 	want := "create 31 pods: buffer 9 is below bufferMin 10, target is 40 (0.18 claims/s x 5m0s to start)"

@@ -20,7 +20,10 @@ import (
 
 const (
 	// statusPace is the least time between two writes of a pool's status of which only counts differ.
-	statusPace = 250 * time.Millisecond
+	statusPace = time.Second
+
+	// retryPace is how long after a write that somebody else's came before the next try is.
+	retryPace = 250 * time.Millisecond
 
 	// maxMessage is the greatest length of a condition's message in bytes.
 	maxMessage = 2048
@@ -177,7 +180,7 @@ func (r *Reconciler) report(
 	case apierrors.IsNotFound(err):
 		return 0, nil
 	case apierrors.IsConflict(err):
-		return statusPace, nil // somebody else wrote the pool: look again when the cache has it
+		return retryPace, nil // somebody else wrote the pool: look again when the cache has it
 	case err != nil:
 		return 0, fmt.Errorf("patch status of pool %s/%s: %w", before.Namespace, before.Name, err)
 	}
@@ -188,13 +191,15 @@ func (r *Reconciler) report(
 	return 0, nil
 }
 
-// onlyCountsDiffer says whether two statuses tell the same but for numbers and words about numbers.
+// onlyCountsDiffer says whether two statuses tell the same but for numbers and words about numbers. That a buffer is low is one
+// of them: a pool that is taken from and refilled all the time goes from BufferReady to BufferLow and back with every pod. That it
+// is ready again is not: somebody may wait for it.
 func onlyCountsDiffer(a, b *v1alpha1.PoolStatus) bool {
 	if a.ObservedGeneration != b.ObservedGeneration || a.Revision != b.Revision || len(a.Conditions) != len(b.Conditions) {
 		return false
 	}
 	for i := range b.Conditions {
-		if changed(a.Conditions, &b.Conditions[i]) {
+		if c := &b.Conditions[i]; changed(a.Conditions, c) && c.Reason != v1alpha1.ReasonBufferLow {
 			return false
 		}
 	}
