@@ -58,13 +58,14 @@ type yield struct {
 //	| yes                                     | < enough | what is missing of that       |
 //	| yes                                     | enough   | one, if the last was long ago |
 //
-// where enough is half of bufferMin and what batches take while a pod starts. Every pod that is made costs the API server four
+// where enough is half of what the spec asks for, and what batches take while a pod starts. Every pod that is made costs the API server four
 // writes and the deliveries that come meanwhile their time. A pool has its buffer so that it can make them when there is time.
 func (y yield) maxCreate(spec v1alpha1.CapacitySpec, n scheduler.Counts, soon scheduler.Forecast) int {
 	if !y.on {
 		return maxBurst
 	}
-	enough := (int(spec.BufferMin)+1)/2 + soon.Target()
+	buffer := max(int(spec.BufferMin), int(spec.PoolMin)-n.Held)
+	enough := (buffer+1)/2 + soon.Target()
 	urgent := enough - n.Buffer()
 	if y.wait == 0 {
 		urgent = max(urgent, 1)

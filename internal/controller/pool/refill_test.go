@@ -25,6 +25,8 @@ func TestARefillYieldsToDeliveriesWhereCreatesAreSlow(t *testing.T) {
 		counts scheduler.Counts
 		soon   scheduler.Forecast
 		want   int
+
+		poolMin int32
 	}{
 		{name: "a pool that nobody takes from", taken: calmAfter, took: time.Second, counts: scheduler.Counts{Idle: 90}, want: maxBurst},
 		{name: "creates are fast", took: slowCreate - 1, counts: scheduler.Counts{Idle: 90}, want: maxBurst},
@@ -37,13 +39,14 @@ func TestARefillYieldsToDeliveriesWhereCreatesAreSlow(t *testing.T) {
 			name: "as many are taken while a pod starts", took: slowCreate, counts: scheduler.Counts{Idle: 60},
 			soon: scheduler.Forecast{ClaimRate: 10, StartTime: 3 * time.Second}, want: 20,
 		},
+		{name: "poolMin asks for more than bufferMin", took: slowCreate, counts: scheduler.Counts{Idle: 60, Held: 50}, poolMin: 250, want: 40},
 		{name: "very much is missing", took: slowCreate, counts: scheduler.Counts{Waiting: 5000}, want: maxBurst},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var r refill
 			r.observe(7, now.Add(-c.taken))
 			r.made(c.took, now.Add(-c.made))
-			spec := v1alpha1.CapacitySpec{BufferMin: 99, BufferMax: 200, PoolMax: 10000}
+			spec := v1alpha1.CapacitySpec{BufferMin: 99, BufferMax: 200, PoolMin: c.poolMin, PoolMax: 10000}
 			if got := r.yield(now).maxCreate(spec, c.counts, c.soon); got != c.want {
 				t.Errorf("creates up to %d, want %d", got, c.want)
 			}
