@@ -32,7 +32,7 @@ func fullPod() *corev1.Pod {
 			Labels:          map[string]string{v1alpha1.PoolNameLabel: "p", v1alpha1.PoolRevisionLabel: "5d5d5d5d5d", "app": "sandbox"},
 			Annotations:     map[string]string{"example.com/team": "a"},
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "sandbox.opensandbox.io/v1alpha1", Kind: "Pool", Name: "p", UID: "u", Controller: ptr.To(true)}},
-			ManagedFields:   []metav1.ManagedFieldsEntry{{Manager: "controller", FieldsV1: &metav1.FieldsV1{Raw: make([]byte, 2000)}}},
+			ManagedFields:   []metav1.ManagedFieldsEntry{{Manager: "controller", Operation: metav1.ManagedFieldsOperationUpdate}},
 		},
 		Spec: corev1.PodSpec{
 			NodeName: "node-7", ServiceAccountName: "default", DeprecatedServiceAccount: "default", RestartPolicy: corev1.RestartPolicyAlways,
