@@ -269,7 +269,7 @@ func (l *Ledger) ObservePod(poolName types.NamespacedName, pod Pod) {
 		changed := worthALook(p.refile(e), before, pod)
 		p.count(e, 1)
 		p.noteStart(e, before)
-		if h, held := p.holders[pod.Name]; held && visiblyDiffers(before, pod) {
+		if h, held := p.holders[pod.Name]; held && isNewsTo(h.batch.Name, before, pod) {
 			w.batch(h.batch)
 		}
 		if changed {
@@ -306,10 +306,11 @@ func (l *Ledger) RefreshPod(poolName types.NamespacedName, pod *corev1.Pod) {
 	}
 }
 
-// visiblyDiffers says whether the batch that holds the pod has something to report.
-func visiblyDiffers(a, b Pod) bool {
+// isNewsTo says whether the batch that holds the pod has something to report or to repair. A pod that now carries its label is
+// as it should be.
+func isNewsTo(holder string, a, b Pod) bool {
 	return a.UID != b.UID || a.State != b.State || a.Ready != b.Ready || a.IP != b.IP || a.Node != b.Node || a.Ended != b.Ended ||
-		a.BatchLabel != b.BatchLabel || a.Restarts != b.Restarts
+		(a.BatchLabel != b.BatchLabel && b.BatchLabel != holder) || a.Restarts != b.Restarts
 }
 
 // ExpectPod counts a pod as starting before its create is sent, so that a lost reply can't make a second one.

@@ -213,6 +213,24 @@ func TestPodWithALabelOfABatchThatDoesNotHoldItIsNeverIdle(t *testing.T) {
 	}
 }
 
+func TestTheLabelOfItsHolderIsNoNewsAndItsLossIs(t *testing.T) {
+	l, rec := newPool(1)
+	l.Assume(demand("b", 1, 0))
+	l.Confirm(key("b"))
+	pod := readyPod("p-0")
+	for _, step := range []struct {
+		label string
+		want  []string
+	}{{"b", nil}, {"", []string{"b"}}, {"b", nil}, {"another", []string{"b"}}} {
+		*rec = recorder{}
+		pod.BatchLabel = step.label
+		l.ObservePod(poolP, pod)
+		if diff := cmp.Diff(step.want, rec.batches); diff != "" {
+			t.Errorf("woken by the label %q (-want +got):\n%s", step.label, diff)
+		}
+	}
+}
+
 func TestOldNewsIsIgnored(t *testing.T) {
 	l, _ := newPool(0)
 	pod := readyPod("p-0")

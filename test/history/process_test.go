@@ -16,6 +16,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -284,14 +285,12 @@ func (p *process) observe(k kind, c change) {
 			if obj == nil {
 				continue
 			}
-			for _, owner := range obj.GetOwnerReferences() {
-				if owner.Kind == "BatchSandbox" {
-					p.queue.add(item{batchController, owner.Name})
-				}
+			if owner := metav1.GetControllerOf(obj); owner != nil && owner.Kind == "BatchSandbox" {
+				p.queue.add(item{batchController, owner.Name})
 			}
 		}
 	case kindBatch:
-		if p.world.passes(p.world.predicates.batch, c) {
+		if p.world.passes(p.world.predicates.batch, c) && p.world.passes(p.batches.NotOurs(), c) {
 			p.queue.add(item{batchController, c.name()})
 		}
 	case kindPool:

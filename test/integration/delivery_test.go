@@ -5,7 +5,9 @@ package integration
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -40,6 +42,39 @@ func TestPooledDeliveryCostsTwoWrites(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("writes for %d sandboxes (-want +got):\n%s", n, diff)
 		}
+	}
+}
+
+// A batch that gets all it asks for is looked at once: the news of our own writes brings nobody back. (Its labels come later.)
+func TestADeliveryIsOneReconcile(t *testing.T) {
+	s := newSpace(t)
+	address := freeAddress(t)
+	s.startController("", "--metrics-bind-address="+address)
+	const n = 10
+	s.create(makePool("warm", 0, n, n, n))
+	s.idle("warm", n)
+	for i := range n {
+		name := fmt.Sprintf("take-%d", i)
+		s.create(makeBatch(name, "warm", 1))
+		s.delivered(name, 1)
+	}
+	looks := func() (total int) {
+		for name, value := range s.scrape(address) {
+			if strings.HasPrefix(name, `controller_runtime_reconcile_total{controller="batchsandbox"`) {
+				total += int(value)
+			}
+		}
+		return total
+	}
+	eventually(t, "count the reconciles", func() error {
+		if got := looks(); got < n {
+			return fmt.Errorf("%d reconciles for %d batches", got, n)
+		}
+		return nil
+	})
+	time.Sleep(time.Second) // for others that may be on their way
+	if got := looks(); got != n {
+		t.Errorf("%d reconciles for %d batches, want one for each", got, n)
 	}
 }
 

@@ -378,6 +378,7 @@ func (c *controller) start() error {
 	}
 	c.cmd = exec.Command(c.bin, c.arg...)
 	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log
+	c.cmd.Env = append(os.Environ(), "KUBE_CACHE_MUTATION_DETECTOR=true") // it ends when it writes into what a cache has
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return c.cmd.Start()
 }

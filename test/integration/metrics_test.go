@@ -30,7 +30,8 @@ func (s *space) scrape(address string) map[string]float64 {
 	series := map[string]float64{}
 	for line := range strings.Lines(string(body)) {
 		name, value, ok := strings.Cut(strings.TrimSpace(line), " ")
-		if !ok || !strings.HasPrefix(name, "opensandbox_") {
+		ours := strings.HasPrefix(name, "opensandbox_") || strings.HasPrefix(name, "controller_runtime_reconcile_total")
+		if !ok || !ours {
 			continue
 		}
 		n, err := strconv.ParseFloat(value, 64)

@@ -268,8 +268,10 @@ func (r *Reconciler) writeAllocation(ctx context.Context, obs *observed, m *memo
 	}
 	patched := sb.DeepCopy()
 	m.delivery.writes++
+	r.echoes.expect(client.ObjectKeyFromObject(sb), echoOf(sb, annotations, finalizers))
 	err := r.client.Patch(ctx, patched, client.RawPatch(types.MergePatchType, allocationPatch(sb, annotations, finalizers)))
 	if err != nil {
+		r.echoes.take(client.ObjectKeyFromObject(sb))
 		err = fmt.Errorf("patch allocation: %w", err)
 		if obs.pooled() {
 			m.inDoubt, m.conflicted = true, apierrors.IsConflict(err)

@@ -86,6 +86,7 @@ type Reconciler struct {
 
 	namespaces *namespaces
 	sights     *sights
+	echoes     *echoes
 	labels     labelTurns
 
 	mu       sync.Mutex
@@ -138,7 +139,10 @@ type memory struct {
 	refusedGeneration int64
 }
 
-func (m *memory) wrote(sb *v1alpha1.BatchSandbox) { m.written, m.last = sb.ResourceVersion, sb }
+func (m *memory) wrote(sb *v1alpha1.BatchSandbox) {
+	sb.ManagedFields = nil // as in the cache
+	m.written, m.last = sb.ResourceVersion, sb
+}
 
 // newest is the batch as the cache has it, or as our last write made it where the cache is behind that.
 func (m *memory) newest(cached *v1alpha1.BatchSandbox) *v1alpha1.BatchSandbox {
@@ -184,6 +188,7 @@ func New(o Options) (*Reconciler, error) {
 		ledger: o.Ledger, runner: o.Runner, root: o.Root, ready: o.Ready, leads: o.Leads, memories: map[types.NamespacedName]*memory{},
 		namespaces: &namespaces{reader: o.APIReader, clock: o.Clock},
 		sights:     newSights(o.Clock),
+		echoes:     &echoes{byName: map[types.NamespacedName]echo{}},
 	}, nil
 }
 
@@ -198,8 +203,8 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, wake *trigger.Trigger, w
 	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("batchsandbox").
-		For(&v1alpha1.BatchSandbox{}, builder.WithPredicates(r.sights.predicate(), changedByUsers())).
-		Owns(&corev1.Pod{}, builder.MatchEveryOwner).
+		For(&v1alpha1.BatchSandbox{}, builder.WithPredicates(r.sights.predicate(), changedByUsers(), r.echoes.predicate())).
+		Owns(&corev1.Pod{}). // those it made: the ledger has the news of a pool's
 		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.batchesOf), builder.WithPredicates(poolMatters())).
 		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.waitingFor), builder.WithPredicates(failingChanged())).
 		WatchesRawSource(wake).
@@ -288,8 +293,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	case <-ctx.Done():
 		return ctrl.Result{}, ctx.Err()
 	}
-	sb := &v1alpha1.BatchSandbox{}
-	if err := r.client.Get(ctx, req.NamespacedName, sb); apierrors.IsNotFound(err) {
+	sb := &v1alpha1.BatchSandbox{} // shared with the cache: nothing here writes into it
+	if err := r.client.Get(ctx, req.NamespacedName, sb, client.UnsafeDisableDeepCopy); apierrors.IsNotFound(err) {
 		r.forget(req.NamespacedName)
 		return ctrl.Result{}, nil
 	} else if err != nil {
@@ -561,6 +566,7 @@ func (r *Reconciler) forget(name types.NamespacedName) {
 	r.ledger.BatchGone(name)
 	r.runner.ForgetName(name)
 	r.sights.forget(name)
+	r.echoes.take(name)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.memories, name)

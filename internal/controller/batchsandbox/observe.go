@@ -29,7 +29,7 @@ type observed struct {
 	// problem is a mistake in the object that keeps anything new from being made; nil if there is none.
 	problem *problem
 
-	// pool is the batch's Pool; nil if there is none of that name, or the batch has no poolRef.
+	// pool is the batch's Pool, shared with the cache; nil if there is none of that name, or the batch has no poolRef.
 	pool *v1alpha1.Pool
 
 	// counts are those of the pool.
@@ -167,7 +167,7 @@ func (r *Reconciler) observePooled(ctx context.Context, obs *observed) error {
 	sb := obs.sb
 	name := client.ObjectKeyFromObject(sb)
 	pool := &v1alpha1.Pool{}
-	switch err := r.client.Get(ctx, poolKey(sb), pool); {
+	switch err := r.client.Get(ctx, poolKey(sb), pool, client.UnsafeDisableDeepCopy); {
 	case err == nil:
 		obs.pool = pool
 	case !apierrors.IsNotFound(err):
