@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"os"
-	goruntime "runtime"
 	"strings"
 	"time"
 
@@ -48,20 +47,12 @@ const (
 	defaultNamespace = "opensandbox-system"
 	namespaceFile    = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
-	// ballastSize is how much memory the collector of garbage believes to be in use that is not.
-	ballastSize = 32 << 20
-
 	shutdownTimeout = 20 * time.Second
 	rebuildRetry    = time.Second
 )
 
 // run runs the controllers until the context ends.
 func run(ctx context.Context, o Options) error {
-	// What a few thousand pods need is so little that the heap would double, and be collected, several times a second. The ballast
-	// is never touched, so it is no memory of the machine's: it lets the heap grow by its size, once, before a collection. GOGC
-	// would let it grow in proportion, which is too much with 10,000 pods. It shows in metrics and profiles of the heap.
-	ballast := make([]byte, ballastSize)
-	defer goruntime.KeepAlive(ballast)
 	logger := textlogger.NewLogger(textlogger.NewConfig(textlogger.Verbosity(o.Verbosity)))
 	ctrl.SetLogger(logger)
 	klog.SetLogger(logger)
