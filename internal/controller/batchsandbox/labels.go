@@ -69,12 +69,7 @@ func (r *Reconciler) label(ctx context.Context, obs *observed, m *memory) (time.
 	if !obs.pooled() {
 		return 0, nil
 	}
-	var todo []int
-	for i, s := range obs.sandboxes {
-		if s.usable() && !s.labelled && obs.wanted(i) {
-			todo = append(todo, i)
-		}
-	}
+	todo := unlabelled(obs)
 	if len(todo) == 0 {
 		return 0, nil
 	}
@@ -104,6 +99,17 @@ func (r *Reconciler) label(ctx context.Context, obs *observed, m *memory) (time.
 		}
 	}
 	return again, nil
+}
+
+// unlabelled are the indexes whose pods have no labels of the batch yet.
+func unlabelled(obs *observed) []int {
+	var indexes []int
+	for i, s := range obs.sandboxes {
+		if s.usable() && !s.labelled && obs.wanted(i) {
+			indexes = append(indexes, i)
+		}
+	}
+	return indexes
 }
 
 func (r *Reconciler) labelPod(ctx context.Context, sb *v1alpha1.BatchSandbox, index int, s sandbox) error {
