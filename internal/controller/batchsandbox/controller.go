@@ -121,6 +121,8 @@ type memory struct {
 	labelTurn time.Time
 	// delivery times the first delivery.
 	delivery delivery
+	// reportsLater: the report of the first delivery was put off.
+	reportsLater bool
 	// heard are the ends of tries that the status doesn't tell yet, for the metrics.
 	heard []heardEnd
 	// retries are the tries of tasks that were decided on.
@@ -329,6 +331,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	out, applyErr := r.apply(ctx, obs, p, m)
 	if errors.Is(applyErr, errNotLeading) {
 		return ctrl.Result{}, applyErr
+	}
+	if applyErr == nil && r.reportsLater(obs, m) {
+		return ctrl.Result{RequeueAfter: time.Millisecond}, nil
 	}
 	reportAgain, statusErr := r.report(ctx, obs, p, out, m)
 	if err := errors.Join(applyErr, statusErr); err != nil {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -56,6 +57,36 @@ func TestADeliveryIsTwoWrites(t *testing.T) {
 			t.Errorf("a batch at rest writes %v", writes)
 		}
 	})
+}
+
+func TestABatchIsDeliveredBeforeAnotherIsReported(t *testing.T) {
+	for name, c := range map[string]struct {
+		newcomer bool
+		batch    *v1alpha1.BatchSandbox
+		want     []string
+	}{
+		"nobody else waits":                     {batch: pooledBatch(1).Obj(), want: []string{"patch b", "patch status b"}},
+		"another batch came meanwhile":          {newcomer: true, batch: pooledBatch(1).Obj(), want: []string{"patch b"}},
+		"but this one has a task to be run now": {newcomer: true, batch: pooledBatch(1).Task("true").Obj(), want: []string{"patch b", "patch status b"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.addPool(v1alpha1.RecycleNoop, 1)
+				if c.newcomer {
+					w.r.sights.note(wrappers.MakeBatch(namespace, "c").Pool("p").Obj())
+				}
+				w.create(c.batch)
+				w.reconcile()
+				if diff := cmp.Diff(c.want, w.takeWrites()); diff != "" {
+					t.Errorf("writes at the first look (-want +got):\n%s", diff)
+				}
+				w.reconcile() // whoever else waits by then
+				if diff := cmp.Diff([]string{"patch b", "patch status b"}[len(c.want):], w.takeWrites(), cmpopts.EquateEmpty()); diff != "" {
+					t.Errorf("writes at the second look (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
 }
 
 func TestALabelFollowsTheDelivery(t *testing.T) {
@@ -104,7 +135,7 @@ func TestLabelsOfAllBatchesTakeTurns(t *testing.T) {
 func TestLabelsLeaveASlowAPIServerTime(t *testing.T) {
 	noon := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	for took, want := range map[time.Duration]time.Duration{
-		0: labelGap, labelGap / labelShare: labelGap, 40 * time.Millisecond: 400 * time.Millisecond, time.Minute: maxLabelGap,
+		0: labelGap, labelGap / labelShare: labelGap, 40 * time.Millisecond: labelShare * 40 * time.Millisecond, time.Minute: maxLabelGap,
 	} {
 		var turns labelTurns
 		turns.labelled(took)

@@ -203,6 +203,13 @@ func (s *sights) take(sb *v1alpha1.BatchSandbox) time.Time {
 	return found.at
 }
 
+// any says whether there are batches that nobody has looked at yet.
+func (s *sights) any() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.byName) > 0
+}
+
 func (s *sights) forget(batch types.NamespacedName) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -214,6 +221,16 @@ func (r *Reconciler) beginDelivery(obs *observed, m *memory) {
 	if m.delivery.phase == deliveryUnknown {
 		m.delivery.begin(obs, r.sights.take(obs.sb))
 	}
+}
+
+// reportsLater puts the report of a delivery off, once, behind the first look at batches that came meanwhile: they wait for their
+// sandboxes, and this one has its own. Tasks are not kept waiting.
+func (r *Reconciler) reportsLater(obs *observed, m *memory) bool {
+	if m.reportsLater || m.delivery.phase != deliveryWritten || obs.hasTasks() || !r.sights.any() {
+		return false
+	}
+	m.reportsLater = true
+	return true
 }
 
 // noteChoice notes what a batch got from its pool when it asked: whether that is all, and when it was chosen.

@@ -23,12 +23,12 @@ const (
 	// labelDelay is how long after its last delivery a batch's pods get its labels. A hold shorter than that gets none.
 	labelDelay = 5 * time.Second
 
-	// labelGap is the least time between the labels of all batches: 40 a second, however many pods are delivered. Where the API
-	// server is slow it is labelShare times as long as the last one took, up to maxLabelGap: labels are to have a tenth of what one
+	// labelGap is the least time between the labels of all batches: 50 a second, however many pods are delivered. Where the API
+	// server is slow it is labelShare times as long as the last one took, up to maxLabelGap: labels are to have a fifth of what one
 	// client can do. A batch gets up to labelsPerTurn at once.
-	labelGap      = 25 * time.Millisecond
+	labelGap      = 20 * time.Millisecond
 	maxLabelGap   = time.Second
-	labelShare    = 10
+	labelShare    = 5
 	labelsPerTurn = 10
 
 	// labelRetry is how long after a pod changed under its label the next try is.
