@@ -81,11 +81,9 @@ func isMistake(reason string) bool {
 	}
 }
 
-// send records an event. It regards the pool whatever its version, so that what happens again and again is counted in one
-// event, rather than told in many.
+// send records an event. The recorder counts those of one reason in one event until the status of the pool is written anew.
 func (r *Reconciler) send(pool *v1alpha1.Pool, m message) {
-	about := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: pool.Namespace, Name: pool.Name, UID: pool.UID}}
-	r.recorder.Eventf(about, nil, m.kind, m.reason, m.action, "%s", shorten(m.note, maxNote))
+	r.recorder.Eventf(pool, nil, m.kind, m.reason, m.action, "%s", shorten(m.note, maxNote))
 }
 
 // shorten cuts a text to at most n bytes, at the start of a character.
