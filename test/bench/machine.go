@@ -65,8 +65,8 @@ func runnable() int {
 	if err != nil || len(fields) < 4 {
 		return 0
 	}
-	running, _, _ := strings.Cut(fields[3], "/")
-	n, _ := strconv.Atoi(running) // 0 for what can't be read
+	running, _, _ := strings.Cut(fields[3], "/") // no error: without a slash it is the whole field
+	n, _ := strconv.Atoi(running)                // 0 for what can't be read
 	return max(0, n-1)
 }
 

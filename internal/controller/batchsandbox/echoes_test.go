@@ -53,13 +53,19 @@ func (w *world) wakes(before, after *v1alpha1.BatchSandbox) bool {
 	return changedByUsers().Update(change) && w.r.echoes.predicate().Update(change)
 }
 
+// deliver makes a batch and delivers it. It returns the batch as it asked, and as it was delivered.
+func (w *world) deliver() (asked, delivered *v1alpha1.BatchSandbox) {
+	w.t.Helper()
+	w.addPool(v1alpha1.RecycleDelete, 1)
+	w.create(makeBatch("b").Pool("p").Obj())
+	asked = w.batch()
+	w.reconcile()
+	return asked, w.batch()
+}
+
 func TestTheEchoOfADeliveryWakesNobodyAndTheSameEditLaterDoes(t *testing.T) {
 	inWorld(t, func(w *world) {
-		w.addPool(v1alpha1.RecycleDelete, 1)
-		w.create(makeBatch("b").Pool("p").Obj())
-		asked := w.batch()
-		w.reconcile()
-		delivered := w.batch()
+		asked, delivered := w.deliver()
 		if w.wakes(asked, delivered) {
 			t.Error("our own write wakes the batch")
 		}
@@ -76,11 +82,7 @@ func TestTheEchoOfADeliveryWakesNobodyAndTheSameEditLaterDoes(t *testing.T) {
 
 func TestAnEditBeforeTheEchoEndsTheWaitForIt(t *testing.T) {
 	inWorld(t, func(w *world) {
-		w.addPool(v1alpha1.RecycleDelete, 1)
-		w.create(makeBatch("b").Pool("p").Obj())
-		asked := w.batch()
-		w.reconcile()
-		delivered := w.batch()
+		asked, delivered := w.deliver()
 		w.edit(func(sb *v1alpha1.BatchSandbox) { sb.Annotations["example.com/user"] = "x" })
 		if edited := w.batch(); !w.wakes(asked, edited) || !w.wakes(edited, delivered) {
 			t.Error("an edit that the watch shows together with our write, or its undoing, doesn't wake the batch")
@@ -110,9 +112,7 @@ func TestNothingIsTakenForTheEchoOfAWriteThatFailed(t *testing.T) {
 
 func TestNoEchoIsKeptOfABatchThatIsGone(t *testing.T) {
 	inWorld(t, func(w *world) {
-		w.addPool(v1alpha1.RecycleDelete, 1)
-		w.create(makeBatch("b").Pool("p").Obj())
-		w.reconcile()
+		w.deliver()
 		if _, waits := w.r.echoes.byName[w.key]; !waits {
 			t.Fatal("no echo is expected")
 		}
