@@ -21,8 +21,10 @@ import (
 // template is that of all pods: one container, whose image nobody pulls.
 const template = `{"spec":{"containers":[{"name":"sandbox","image":"none"}]}}`
 
-func templateObject() *v1alpha1.RawObject {
-	return &v1alpha1.RawObject{RawExtension: runtime.RawExtension{Raw: []byte(template)}}
+func templateObject() *v1alpha1.RawObject { return rawObject(template) }
+
+func rawObject(json string) *v1alpha1.RawObject {
+	return &v1alpha1.RawObject{RawExtension: runtime.RawExtension{Raw: []byte(json)}}
 }
 
 // uniqueName is a name that no earlier object had.
@@ -113,9 +115,13 @@ func (e *env) clear(ctx context.Context) error {
 
 // none waits until there is no object of a kind.
 func (e *env) none(ctx context.Context, version, kind string) error {
+	return e.noneIn(ctx, benchNamespace, version, kind)
+}
+
+func (e *env) noneIn(ctx context.Context, namespace, version, kind string) error {
 	return e.until(ctx, stepTimeout, "every "+kind+" is gone", func() (bool, string) {
 		list := &metav1.PartialObjectMetadataList{TypeMeta: metav1.TypeMeta{APIVersion: version, Kind: kind + "List"}}
-		if err := e.cluster.Client.List(ctx, list, client.InNamespace(benchNamespace), client.Limit(1)); err != nil {
+		if err := e.cluster.Client.List(ctx, list, client.InNamespace(namespace), client.Limit(1)); err != nil {
 			return false, err.Error()
 		}
 		left := int64(len(list.Items))
