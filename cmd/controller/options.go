@@ -40,7 +40,8 @@ type Options struct {
 	QPS   float64
 	Burst int
 
-	// Concurrency is the number of batches, and of pools, that are worked on at once.
+	// Concurrency is the number of batches, and of pools, of one namespace that are worked on at once. A quarter more are where
+	// several namespaces have something to do.
 	Concurrency int
 
 	// WatchNamespaces are the namespaces that are looked after; none means all. Nodes belong to no namespace: they are watched
@@ -70,7 +71,7 @@ func parse(args []string, out io.Writer) (Options, error) {
 	flags.StringVar(&o.PprofAddress, "pprof-bind-address", "", "host:port of profiles, for development; default off")
 	flags.Float64Var(&o.QPS, "kube-client-qps", 0, "calls a second to the API server; 0 leaves the limit to the API server")
 	flags.IntVar(&o.Burst, "kube-client-burst", 0, "calls above --kube-client-qps for a moment; default twice the QPS")
-	flags.IntVar(&o.Concurrency, "concurrency", 16, "batches, and pools, worked on at once")
+	flags.IntVar(&o.Concurrency, "concurrency", 16, "batches, and pools, of one namespace worked on at once")
 	flags.StringVar(&namespaces, "watch-namespaces", "", "comma-separated namespaces to look after; default all; nodes are watched wherever that is permitted")
 	flags.StringVar(&o.Namespace, "namespace", "", "the controller's own namespace; default the pod's own, else opensandbox-system")
 	flags.IntVar(&o.Verbosity, "v", 0, "0 logs changes of state, 1 details")

@@ -30,6 +30,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/fairqueue"
 	"opensandbox.io/controller/internal/utils/trigger"
 )
 
@@ -194,8 +195,9 @@ func New(o Options) (*Reconciler, error) {
 	}, nil
 }
 
-// SetupWithManager adds the controller to a manager. wake brings batches back that the ledger or a task has news for.
-func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, wake *trigger.Trigger, workers int) error {
+// SetupWithManager adds the controller to a manager. wake brings batches back that the ledger or a task has news for; so many of one
+// namespace are worked on at once.
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, wake *trigger.Trigger, concurrency int) error {
 	indexer := mgr.GetFieldIndexer()
 	if err := indexer.IndexField(context.Background(), &corev1.Pod{}, ownerIndex, ownerOf); err != nil { //nolint:forbidigo // the manager has no context yet
 		return fmt.Errorf("index pods by owner: %w", err)
@@ -210,7 +212,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, wake *trigger.Trigger, w
 		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.batchesOf), builder.WithPredicates(poolMatters())).
 		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.waitingFor), builder.WithPredicates(failingChanged())).
 		WatchesRawSource(wake).
-		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: fairqueue.Workers(concurrency), NewQueue: fairqueue.New(concurrency)}).
 		Complete(r)
 }
 
@@ -277,7 +279,8 @@ func (r *Reconciler) waitingFor(_ context.Context, pool client.Object) []reconci
 
 func (r *Reconciler) batchesOf(ctx context.Context, pool client.Object) []reconcile.Request {
 	var batches v1alpha1.BatchSandboxList
-	if err := r.client.List(ctx, &batches, client.InNamespace(pool.GetNamespace()), client.MatchingFields{poolIndex: pool.GetName()}); err != nil {
+	if err := r.client.List(ctx, &batches, client.InNamespace(pool.GetNamespace()),
+		client.MatchingFields{poolIndex: pool.GetName()}, client.UnsafeDisableDeepCopy); err != nil { // their names are read, nothing else
 		ctrl.LoggerFrom(ctx).Error(err, "list batches of a pool")
 		return nil
 	}

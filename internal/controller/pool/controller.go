@@ -26,6 +26,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/fairqueue"
 	"opensandbox.io/controller/internal/utils/trigger"
 )
 
@@ -117,13 +118,13 @@ func New(o Options) (*Reconciler, error) {
 	}, nil
 }
 
-// SetupWithManager watches pools and the trigger with this many workers.
+// SetupWithManager watches pools and the trigger. So many pools of one namespace are worked on at once.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, wake *trigger.Trigger, concurrency int) error {
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("pool").
 		For(&v1alpha1.Pool{}, builder.WithPredicates(edited())).
 		WatchesRawSource(wake).
-		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: fairqueue.Workers(concurrency), NewQueue: fairqueue.New(concurrency)}).
 		Complete(r)
 	if err != nil {
 		return fmt.Errorf("set up pool controller: %w", err)
