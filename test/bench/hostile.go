@@ -108,9 +108,10 @@ func (e *env) suffer(ctx context.Context, s sizes, pool *v1alpha1.Pool, n nuisan
 	delivered := times{key: n.key, what: n.what + ": from when a batch was due to the endpoints", all: got.times}
 	f.add(report.Metric{Key: n.key + "Missing", What: n.what + ": not delivered", Goal: report.AtMost(0), Value: float64(got.missing)})
 	f.add(delivered.metrics()...)
-	f.add(
-		report.Metric{Key: n.key + "Edits", What: n.what + ": edits a second", Value: float64(done) / got.costs.took.Seconds()},
-		report.Metric{Key: n.key + "CPU", What: n.what + ": the controller's CPU time", Unit: "s", Value: got.costs.cpu.Seconds()})
+	if done > 0 {
+		f.add(report.Metric{Key: n.key + "Edits", What: n.what + ": edits a second", Value: float64(done) / got.costs.took.Seconds()})
+		f.add(got.costs.metrics(n.key+"Costs", "edit", int(done))...)
+	}
 	f.keep(n.what, got.times)
 	if err := e.cluster.Client.DeleteAllOf(ctx, &v1alpha1.BatchSandbox{}, client.InNamespace(benchNamespace)); err != nil {
 		return fmt.Errorf("delete what was delivered: %w", err)
