@@ -76,6 +76,10 @@ const (
 	// check it.
 	ReasonInvalidSpec = "InvalidSpec"
 
+	// ReasonTooLarge surfaces, in an event alone, when the batch is as large as an object can be: the API server refuses to write
+	// what the controller adds to it.
+	ReasonTooLarge = "TooLarge"
+
 	// ReasonPodsForbidden surfaces when the API server forbids the pods: Pod Security, a quota, or a
 	// namespace that is going.
 	ReasonPodsForbidden = "PodsForbidden"

@@ -310,6 +310,11 @@ func isAnswer(err error) bool {
 	return apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err)
 }
 
+// isTooLarge says that the API server, or its storage, refuses an object for its size.
+func isTooLarge(err error) bool {
+	return apierrors.IsRequestEntityTooLargeError(err) || strings.Contains(err.Error(), "request is too large")
+}
+
 // settleDoubt finds out what the API server itself has of the batch after an allocation that may have landed all the same,
 // and settles the ledger with it. Until that is done the ledger keeps what was assumed, and the batch is not looked at; after
 // it, no cache that is older than the truth is believed.
@@ -445,12 +450,30 @@ func (r *Reconciler) writeEndpoints(ctx context.Context, obs *observed, m *memor
 	return nil
 }
 
-// createPods makes the pods of these indexes in parallel. A pod whose template or patch can't be used becomes a problem,
-// and the others go on; one that the API server refuses stops the rest, and is tried again later and later.
+// Pods that a look at a batch without pool makes at most: maxCreates, or as many as have templates of maxCreateBytes together, but
+// minCreates in any case. They are in memory until the cache shows them.
+const (
+	minCreates     = 16
+	maxCreates     = 256
+	maxCreateBytes = 32 << 20
+)
+
+func createsPerTurn(sb *v1alpha1.BatchSandbox) int {
+	return min(max(minCreates, maxCreateBytes/max(1, len(sb.Spec.Template.Raw))), maxCreates)
+}
+
+// createPods makes the pods of these indexes in parallel, as many as a turn has, and the rest in the next turns. A pod whose template
+// or patch can't be used becomes a problem, and the others go on; one that the API server refuses stops the rest, and is tried again
+// later and later.
 func (r *Reconciler) createPods(ctx context.Context, obs *observed, indexes []int, m *memory, out *outcome) error {
+	turn := createsPerTurn(obs.sb)
 	var wanted []*corev1.Pod
 	var places []int // the index of each
 	for _, index := range indexes {
+		if len(wanted) == turn {
+			out.retryIn(time.Millisecond)
+			break
+		}
 		pod, problem := desiredPod(obs.sb, index, podName(obs.sb, index, obs.sandboxes[index]))
 		if problem != nil {
 			if out.problem == nil {

@@ -337,6 +337,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	reportAgain, statusErr := r.report(ctx, obs, p, out, m)
 	if err := errors.Join(applyErr, statusErr); err != nil {
+		if isTooLarge(err) {
+			r.events.tooLarge(obs.sb)
+		}
 		return ignoreGone(ignoreConflict(ctrl.Result{}, err))
 	}
 	r.tellMishaps(obs, m)
@@ -401,7 +404,7 @@ func (r *Reconciler) checkTasks(obs *observed, m *memory) {
 		return
 	}
 	if n := obs.replicas(); m.tasksChecked != n {
-		m.tasksChecked, m.tasksProblem = n, nil
+		m.tasksChecked, m.tasksProblem = n, tooMuchPatching(obs.sb, n)
 		for index := 0; index < n && m.tasksProblem == nil; index++ {
 			_, _, m.tasksProblem = desiredTask(obs.sb, index, 1)
 			if index >= len(obs.sb.Spec.ShardTaskPatches) {

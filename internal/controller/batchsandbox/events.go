@@ -72,6 +72,12 @@ func (r recorder) doubleAllocation(sb *v1alpha1.BatchSandbox, pod string) {
 		"Pod %s is named by another batch too and stays with that one", pod)
 }
 
+// tooLarge tells what the status has no room for.
+func (r recorder) tooLarge(sb *v1alpha1.BatchSandbox) {
+	r.events.Eventf(sb, nil, corev1.EventTypeWarning, v1alpha1.ReasonTooLarge, "Reconcile", "The API server takes no write of the batch, which is too large: "+
+		"make its template, patches or annotations smaller, or use several batches")
+}
+
 // problemFound tells of a mistake once: when the condition's reason changes.
 func (r recorder) problemFound(sb *v1alpha1.BatchSandbox, before *v1alpha1.BatchSandboxStatus, found *problem) {
 	if found == nil {

@@ -3,15 +3,19 @@
 package batchsandbox
 
 import (
+	"encoding/json"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"opensandbox.io/controller/api/v1alpha1"
+	"opensandbox.io/controller/internal/utils/podtemplate"
 	"opensandbox.io/controller/internal/utils/podutil"
 	taskexecutor "opensandbox.io/controller/pkg/task-executor"
 )
@@ -103,4 +107,179 @@ func FuzzPatchTask(f *testing.F) {
 			t.Fatalf("patch %s makes a task that no executor takes: %+v: %v", patch, task, err)
 		}
 	})
+}
+
+// Whatever a user writes into the lists of an older controller, it is what can be read again, or an error and no pod is taken out of service.
+func FuzzGivenBackPods(f *testing.F) {
+	f.Add(`{"pods":["a"]}`, `{"pods":["b","a"]}`)
+	f.Add(`{"pods":["a"]}`, `{"pods":`)
+	f.Add(`null`, `[]`)
+	f.Add(``, `{"pods":[""]}`)
+	f.Fuzz(func(t *testing.T, release, released string) {
+		sb := makeBatch("b").Pool("p").Obj()
+		sb.Annotations = map[string]string{v1alpha1.AllocReleaseAnnotation: release, v1alpha1.AllocReleasedAnnotation: released}
+		given, err := givenBackPods(sb)
+		obs := &observed{sb: sb, sandboxes: []sandbox{readySandbox("a"), {}, readySandbox("b")}}
+		observeGivenBack(obs)
+		if (obs.problem != nil) != (err != nil) {
+			t.Fatalf("problem %v for error %v", obs.problem, err)
+		}
+		for i, s := range obs.sandboxes {
+			if s.givenBack != (s.podName != "" && given[s.podName]) || s.givenBack != s.lost {
+				t.Fatalf("%q and %q, read as %v, make of sandbox %d %+v", release, released, given, i, s)
+			}
+		}
+		if keys := leftoverAnnotations(obs); len(keys) > 0 && (err != nil || given["a"] || given["b"]) {
+			t.Fatalf("would remove %v though %v, %v", keys, given, err)
+		}
+	})
+}
+
+// Whatever a user writes into the addresses of a batch without pool, what can be read is read as it would be written.
+func FuzzOwnEndpoints(f *testing.F) {
+	for _, seed := range []string{`["10.0.0.1",""]`, `[]`, `null`, `{}`, `[1]`, ``, `["\u0000"]`} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		sb := makeBatch("b").Obj()
+		sb.Annotations = map[string]string{v1alpha1.EndpointsAnnotation: value}
+		ips := ownEndpoints(sb)
+		sb.Annotations[v1alpha1.EndpointsAnnotation] = formatEndpoints(ips)
+		if again := ownEndpoints(sb); !slices.Equal(ips, again) {
+			t.Fatalf("%q is read as %q, and that as %q", value, ips, again)
+		}
+	})
+}
+
+// Whatever stands in the count of a pod, it is a count that quarantines no sooner than it should, and a holder counts once.
+func FuzzFailuresOf(f *testing.F) {
+	for _, seed := range []string{`{"count":1,"last":"u/0"}`, `{"count":-1}`, `{"count":9223372036854775807}`, `{"count":1e3}`, `null`, `[]`, ``} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		before := failuresOf(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1alpha1.TaskFailuresAnnotation: value}}})
+		if before.Count < 0 || before.Count > v1alpha1.MaxTaskFailures {
+			t.Fatalf("%q counts %d", value, before.Count)
+		}
+		written := failuresOf(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1alpha1.TaskFailuresAnnotation: mustJSON(before)}}})
+		if written != before {
+			t.Fatalf("%+v is read back as %+v", before, written)
+		}
+		once := before.after("holder", verdictFailed)
+		if twice := once.after("holder", verdictFailed); twice != once || once.Count > before.Count+1 {
+			t.Fatalf("%+v, then %+v, then %+v", before, once, twice)
+		}
+	})
+}
+
+// Whatever stands in a template, its pods are the batch's, or there is a problem that says what to change.
+func FuzzTemplate(f *testing.F) {
+	for _, seed := range []string{
+		richTemplate, `{}`, `null`, `[]`, `{"spec":{"containers":[]}}`, `{"spec":{"containers":[{}]}}`,
+		`{"metadata":{"name":"x","namespace":"y","uid":"z","ownerReferences":[{"kind":"BatchSandbox","name":"other"}],"labels":{"` +
+			v1alpha1.BatchNameLabel + `":"other","` + v1alpha1.PoolNameLabel + `":"p"}},"spec":{"containers":[{"name":"c"}]}}`,
+		`{"spec":{"containers":[{"name":"task-executor"},{"name":"task-executor","volumeMounts":[{"name":"x","mountPath":"/var/lib/sandbox/tasks"}]}]}}`,
+		`{"spec":{"containers":[{"name":"c","resources":{"limits":{"cpu":"1e99"}}}]}}`, `{"spec":{"containers":[{"name":"c","ports":[{"containerPort":1e99}]}]}}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, template []byte) {
+		sb := makeBatch("b").Template(string(template)).Obj()
+		if problem := validate(sb); problem != nil {
+			return
+		}
+		pod, problem := desiredPod(sb, 3, "b-3")
+		if problem != nil {
+			if problem.message == "" || problem.reason != v1alpha1.ReasonInvalidTemplate {
+				t.Fatalf("problem %+v", *problem)
+			}
+			return
+		}
+		if pod.Name != "b-3" || pod.Namespace != namespace || pod.UID != "" || !metav1.IsControlledBy(pod, sb) || len(pod.OwnerReferences) != 1 ||
+			pod.Labels[v1alpha1.BatchNameLabel] != "b" || pod.Labels[v1alpha1.PodIndexLabel] != "3" || pod.Labels[v1alpha1.PoolNameLabel] != "" {
+			t.Fatalf("template %s makes it somebody else's: %+v", template, pod.ObjectMeta)
+		}
+		podtemplate.AddRoot(&pod.Spec, "root")
+		if executor := podutil.Container(&pod.Spec, v1alpha1.TaskExecutorContainer); executor != nil && podtemplate.RootOf(&pod.Spec) != "root" {
+			t.Fatalf("template %s makes its executor believe %q", template, podtemplate.RootOf(&pod.Spec))
+		}
+	})
+}
+
+// Whatever index a pod claims, every pod stands for one index or none, and the list stays as short as the pods are few.
+func FuzzSortOwnPods(f *testing.F) {
+	f.Add("0", "1", "1", 2)
+	f.Add("99999999999", "-1", "", 1)
+	f.Add("2147483647", "3", "0x1", 0)
+	f.Fuzz(func(t *testing.T, a, b, c string, replicas int) {
+		if replicas < 0 || replicas > 1000 {
+			return
+		}
+		pods := make([]corev1.Pod, 3)
+		for i, index := range []string{a, b, c} {
+			pods[i].Name, pods[i].Labels = string(rune('a'+i)), map[string]string{v1alpha1.PodIndexLabel: index}
+		}
+		sandboxes, surplus := sortOwnPods(pods, replicas, nil)
+		found := len(surplus)
+		for _, s := range sandboxes {
+			if s.podName != "" {
+				found++
+			}
+		}
+		if found != len(pods) || len(sandboxes) > replicas+len(pods) || len(sandboxes) < replicas {
+			t.Fatalf("%d of %d pods, %d sandboxes for %d replicas", found, len(pods), len(sandboxes), replicas)
+		}
+	})
+}
+
+// Whatever a batch says, looking at it does no harm: it is served or told, and once it is at rest nothing is written any more.
+func FuzzReconcile(f *testing.F) {
+	for _, seed := range []string{
+		`{"spec":{"poolRef":"p","replicas":2}}`,
+		`{"spec":{"poolRef":"p","replicas":2147483647}}`,
+		`{"spec":{"poolRef":"p","replicas":3,"minAvailable":2,"priority":-5,"allocationTimeoutSeconds":-1}}`,
+		`{"spec":{"poolRef":"p","allocationTimeoutSeconds":9223372036854775807,"ttlSecondsAfterFinished":-1}}`,
+		`{"spec":{"replicas":2,"template":` + richTemplate + `,"shardPatches":[{"metadata":{"labels":null}},{"spec":{"containers":[{"name":"task-executor","$patch":"delete"}]}}]}}`,
+		`{"spec":{"poolRef":"p","taskTemplate":{"spec":{"process":{"command":["true"]},"timeoutSeconds":-1,"backoffLimit":9}},"shardTaskPatches":[{}]}}`,
+		`{"metadata":{"annotations":{"` + v1alpha1.AllocStatusAnnotation + `":"{\"pods\":[\"p-0\",\"x\",\"\"]}"}},"spec":{"poolRef":"p"}}`,
+		`{"metadata":{"annotations":{"` + v1alpha1.AllocReleaseAnnotation + `":"{\"pods\":[\"p-0\"]}","` + v1alpha1.AllocStatusAnnotation + `":"{\"pods\":[\"p-0\"]}"}},"spec":{"poolRef":"p"}}`,
+		`{"spec":{"poolRef":"p","taskTemplate":{"spec":{"process":{"command":["true"]}}},"taskResourcePolicyWhenCompleted":"Release"},` +
+			`"status":{"completedIndexes":"0-1048575","failedIndexes":"0","taskTries":[{"index":-1,"failed":-9}],"queue":{"position":-1},"failedReasons":[{"reason":"","indexes":"9-1"}]}}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, object []byte) {
+		sb := &v1alpha1.BatchSandbox{}
+		if err := json.Unmarshal(object, sb); err != nil || sb.DeletionTimestamp != nil || sb.Spec.ExpireTime != nil || (sb.Spec.Replicas != nil && *sb.Spec.Replicas > 5 && *sb.Spec.Replicas < 5000) {
+			return // what no API server has, what ends by itself, and what only takes long
+		}
+		sb.ObjectMeta = metav1.ObjectMeta{Namespace: namespace, Name: "b", Annotations: sb.Annotations}
+		inWorld(t, func(w *world) { w.mustComeToRest(sb) })
+	})
+}
+
+// mustComeToRest makes a batch beside a pool of three pods, and looks at it until nothing is to be done about it.
+func (w *world) mustComeToRest(sb *v1alpha1.BatchSandbox) {
+	w.t.Helper()
+	w.addPool(v1alpha1.RecycleNoop, 3)
+	status := sb.Status
+	if err := w.client.Create(w.t.Context(), sb); err != nil {
+		return
+	}
+	sb.Status = status
+	if err := w.client.Status().Update(w.t.Context(), sb); err != nil {
+		return
+	}
+	const looks = 40
+	for range looks {
+		res, err := w.tryReconcile()
+		if err != nil && !apierrors.IsInvalid(err) {
+			w.t.Fatalf("look at %+v: %v", sb, err)
+		}
+		if len(w.takeWrites()) == 0 && res.RequeueAfter == 0 {
+			return
+		}
+		time.Sleep(max(res.RequeueAfter, time.Second))
+	}
+	w.t.Fatalf("after %d looks there is still something to do about %s", looks, mustJSON(sb))
 }

@@ -138,6 +138,8 @@ func (r *Reconciler) fence(ctx context.Context, batches []v1alpha1.BatchSandbox,
 		switch err := r.client.Patch(ctx, truth, client.RawPatch(types.MergePatchType, []byte(body))); {
 		case apierrors.IsNotFound(err):
 			gone[open[n]] = true
+		case err != nil && refusesWrites(err):
+			logf.FromContext(ctx).Error(err, "fence a batch, which can't be written", "batch", client.ObjectKeyFromObject(sb))
 		case err != nil:
 			return fmt.Errorf("fence batch %s: %w", client.ObjectKeyFromObject(sb), err)
 		default:
@@ -155,6 +157,13 @@ func (r *Reconciler) fence(ctx context.Context, batches []v1alpha1.BatchSandbox,
 		}
 	}
 	return there, nil
+}
+
+// refusesWrites says that the API server refuses to write this one object: its annotations or all of it are as large as they can be,
+// or it is not valid any more. It goes without a fence, for no user's object may keep the controller from all others. What
+// the last leader had on its way for it is refused for the same reason: it adds more to the same annotations.
+func refusesWrites(err error) bool {
+	return apierrors.IsInvalid(err) || isTooLarge(err)
 }
 
 // mayBeServed says that the last leader may be about to give pods to a batch:

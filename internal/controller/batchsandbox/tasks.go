@@ -86,7 +86,51 @@ func desiredTask(sb *v1alpha1.BatchSandbox, index, try int) (taskexecutor.Task, 
 	if err := taskexecutor.ValidateSet([]taskexecutor.Task{task}); err != nil {
 		return taskexecutor.Task{}, nil, taskProblem("the task of index %d can't be run: %v", index, err)
 	}
+	if size := taskSize(&task); size > maxTaskBytes {
+		return taskexecutor.Task{}, nil, taskProblem("the task of index %d takes %d bytes, at most %d are handed to a task-executor: "+
+			"put it into a file of the sandbox's image or volume", index, size, maxTaskBytes)
+	}
 	return task, fields, nil
+}
+
+// maxTaskBytes bounds a task in JSON. The answer of its executor has the task too, beside its state.
+const maxTaskBytes = taskexecutor.MaxBodyBytes - 64<<10
+
+// taskSize is the size of a task in JSON, or less than maxTaskBytes where it is small enough in any case.
+func taskSize(task *taskexecutor.Task) int {
+	const longest = 6 // bytes for one, such as those of \u003c
+	size := 1 << 10
+	for _, list := range [][]string{task.Process.Command, task.Process.Args, {task.Process.WorkingDir}} {
+		for _, text := range list {
+			size += longest*len(text) + len(`"",`)
+		}
+	}
+	for _, e := range task.Process.Env {
+		size += longest*(len(e.Name)+len(e.Value)) + len(`{"name":"","value":""},`)
+	}
+	if size <= maxTaskBytes {
+		return size
+	}
+	return len(mustJSON(task))
+}
+
+// maxPatchedBytes bounds what the patches of a batch's tasks are applied to, all together: some seconds of work, each time that
+// replicas change.
+const maxPatchedBytes = 64 << 20
+
+// tooMuchPatching finds a large task with many patches. Each patch takes time in proportion to the task, so that one object of a
+// megabyte could keep the controller busy for minutes.
+func tooMuchPatching(sb *v1alpha1.BatchSandbox, replicas int) *problem {
+	patches := min(len(sb.Spec.ShardTaskPatches), replicas)
+	if patches == 0 {
+		return nil
+	}
+	size := len(mustJSON(sb.Spec.TaskTemplate))
+	if size*patches <= maxPatchedBytes {
+		return nil
+	}
+	return taskProblem("spec.taskTemplate of %d bytes with %d shardTaskPatches is too much, %d of them can be applied: use several batches, "+
+		"or put what is long into a file of the sandbox's image or volume", size, patches, maxPatchedBytes/size)
 }
 
 // taskSpecOf is taskTemplate.spec with shardTaskPatches[index]. The problem says what to change.

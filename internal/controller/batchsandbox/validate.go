@@ -53,8 +53,12 @@ func replicasThatFit(sb *v1alpha1.BatchSandbox) int {
 	return annotationBudget / entry
 }
 
-// tooLarge finds lists that exceed annotationBudget. replicasThatFit reckons with IPv4, and how long IPv6 addresses are is
-// known only when the pods are: then nothing more is delivered, and nothing that was delivered is taken away.
+// maxAnnotations is the size in bytes that Kubernetes allows for all annotations of an object, their keys included.
+const maxAnnotations = 256 << 10
+
+// tooLarge finds lists that exceed annotationBudget, or what others' annotations leave of maxAnnotations. replicasThatFit reckons
+// with IPv4 and without others, for they change while sandboxes are in use; how long IPv6 addresses are is known only when the pods
+// are. What is too large is not delivered, and nothing that was delivered is taken away.
 func tooLarge(obs *observed, a allocation) *problem {
 	const quotes, brackets = len(`"",`), 100
 	size := 0
@@ -64,12 +68,32 @@ func tooLarge(obs *observed, a allocation) *problem {
 			size += len(a.pods[i]) + quotes
 		}
 	}
-	if size <= annotationBudget+brackets {
+	others := othersAnnotations(obs.sb)
+	room := max(0, maxAnnotations-others-len(v1alpha1.AllocStatusAnnotation)-len(v1alpha1.EndpointsAnnotation)-2*brackets)
+	problem := func(format string, args ...any) *problem {
+		return &problem{v1alpha1.ConditionAllocated, v1alpha1.ReasonTooManyReplicas, fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case size > annotationBudget+brackets:
+		return problem("%d sandboxes with addresses as long as theirs don't fit into this batch: lower replicas to %d, and use several batches",
+			len(a.ips), len(a.ips)*annotationBudget/size)
+	case size > room:
+		return problem("%d sandboxes don't fit into this batch beside its other annotations of %d bytes: remove some of those, or lower replicas to %d",
+			len(a.ips), others, len(a.ips)*room/size)
+	default:
 		return nil
 	}
-	return &problem{v1alpha1.ConditionAllocated, v1alpha1.ReasonTooManyReplicas, fmt.Sprintf(
-		"%d sandboxes with addresses as long as theirs don't fit into this batch: lower replicas to %d, and use several batches",
-		len(a.ips), len(a.ips)*annotationBudget/size)}
+}
+
+// othersAnnotations is the size of a batch's annotations beside alloc-status and endpoints.
+func othersAnnotations(sb *v1alpha1.BatchSandbox) int {
+	size := 0
+	for key, value := range sb.Annotations {
+		if key != v1alpha1.AllocStatusAnnotation && key != v1alpha1.EndpointsAnnotation {
+			size += len(key) + len(value)
+		}
+	}
+	return size
 }
 
 // maxIPv4Length is the length of the longest IPv4 address.

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -108,6 +109,38 @@ func FuzzGuard(f *testing.F) {
 		}
 		if _, err := io.Copy(io.Discard, w.Body); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// FuzzGuardedCall: a token opens the one call that it was made for, word for word, and that once.
+func FuzzGuardedCall(f *testing.F) {
+	f.Add("POST", "/setTasks", "[]", "POST", "/setTasks", "[]")
+	f.Add("POST", "/setTasks", "[]", "POST", "/setTasks?", "[]")
+	f.Add("POST", "/setTasks", "[]", "POST", "//setTasks", "[]")
+	f.Add("POST", "/setTasks", "[]", "POST", "/setTasks", "[ ]")
+	f.Add("GET", "/tasks/a%2Fb", "", "GET", "/tasks/a/b", "")
+	f.Add("GET", "/getTasks?wait=1s", "", "get", "/getTasks?wait=1s", "")
+	f.Fuzz(func(t *testing.T, method, path, body, sentMethod, sentPath, sentBody string) {
+		r := fuzzed([]byte(fmt.Sprintf("%s %s HTTP/1.1\r\nHost: pod\r\nContent-Length: %d\r\n\r\n%s", sentMethod, sentPath, len(sentBody), sentBody)))
+		if r == nil || (r.Method == http.MethodGet && r.URL.Path == "/health") {
+			return
+		}
+		g := newGuarded(t)
+		r.Header.Set("Authorization", "Bearer "+g.sign(method, path, body))
+		data, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		for use := range 2 {
+			r.Body = io.NopCloser(bytes.NewReader(data))
+			w := httptest.NewRecorder()
+			g.handler.ServeHTTP(w, r)
+			same := r.Method == method && r.RequestURI == path && string(data) == body
+			if opened := len(g.got) > 0; opened != (same && use == 0) {
+				t.Fatalf("use %d: the token of %q %q %q answers %q %q %q with %d", use, method, path, body, r.Method, r.RequestURI, data, w.Code)
+			}
+			g.got = nil
 		}
 	})
 }
