@@ -31,7 +31,7 @@ const (
 	// controller look at every batch that waits for it.
 	hostileClients  = 8
 	hostileEdits    = 100
-	hostilePoolEdit = 25
+	hostilePoolEdit = 5
 	// hostileTasks is the number of batches with a task in a pod where nobody answers.
 	hostileTasks = 50
 )

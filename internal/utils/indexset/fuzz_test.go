@@ -9,7 +9,7 @@ import (
 
 // Whatever stands in a list of indexes, what can be read is as much as may be and reads back as it is written.
 func FuzzParse(f *testing.F) {
-	for _, seed := range []string{"", "0-3,7", "7,0-3", "0-2147483647", "0-1048575,0-1048575", "-1", "1-", "3-1", ",", "1,,2", "+1", "01"} {
+	for _, seed := range []string{"", "0-3,7", "7,0-3", "0-2147483647", "0-32767,0-32767", "-1", "1-", "3-1", ",", "1,,2", "+1", "01"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

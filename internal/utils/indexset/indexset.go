@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// maxIndexes bounds how many indexes a text may stand for, so that "0-2147483647" costs nothing.
-const maxIndexes = 1 << 20
+// maxIndexes bounds how many indexes a text may stand for, so that "0-2147483647" costs nothing: more than any batch has replicas.
+const maxIndexes = 1 << 15
 
 // Format writes a set of indexes; their order doesn't matter and repeats are dropped.
 func Format(indexes []int) string {
@@ -35,7 +35,7 @@ func Format(indexes []int) string {
 	return b.String()
 }
 
-// Parse reads what Format wrote. It refuses negative and descending ranges, and sets above about a million.
+// Parse reads what Format wrote. It refuses negative and descending ranges, and sets of more than maxIndexes.
 func Parse(text string) ([]int, error) {
 	if text == "" {
 		return nil, nil
