@@ -69,7 +69,7 @@ presubmit: verify lint test-unit ## What to run before a push
 ##@ Tests
 
 .PHONY: test
-test: test-unit test-integration test-e2e ## Run all tests
+test: test-unit test-fuzz test-integration test-e2e ## Run all tests
 
 .PHONY: test-unit
 test-unit: ## Run unit tests (no cluster)
@@ -95,6 +95,10 @@ bench: ## Measure on a simulated cluster: BENCH=scenarios, N=, RATE=, POOL=, FOR
 	$(GOBUILD) -o bin/bench ./test/bench
 	bin/bench $(if $(BENCH),-bench=$(BENCH)) $(if $(N),-n=$(N)) $(if $(RATE),-rate=$(RATE)) $(if $(POOL),-pool=$(POOL)) \
 		$(if $(FOR),-for=$(FOR)) $(if $(RUNS),-runs=$(RUNS)) $(BENCHFLAGS)
+
+.PHONY: test-fuzz
+test-fuzz: ## Fuzz every fuzz target for two seconds each
+	hack/test/fuzz.sh 2s
 
 .PHONY: fuzz
 fuzz: ## Fuzz every fuzz target for FUZZTIME each

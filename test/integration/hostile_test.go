@@ -17,7 +17,7 @@ import (
 
 const (
 	// hostileBatches is the number of batches in the hostile namespace, hostileUsers how many edit them at once.
-	hostileBatches = 400
+	hostileBatches = 200
 	hostileUsers   = 4
 	// hostilePause is the time between two edits of one user.
 	hostilePause = 20 * time.Millisecond
@@ -69,7 +69,7 @@ func (s *space) annoy(ctx context.Context, user int) {
 // While the user of one namespace makes and edits batches and pools that can't be served, every batch of another namespace is served
 // from its own pool, and what is not wrong in the first one too.
 func TestAHostileNamespaceKeepsNoSandboxFromAnother(t *testing.T) {
-	const victims = 40
+	const victims = 30
 	hostile, victim := newSpace(t), newSpace(t)
 	c := victim.startController("", "--watch-namespaces="+hostile.name+","+victim.name, "--concurrency=4")
 	victim.create(makePool("p", 4, 4, 0, victims))

@@ -148,7 +148,7 @@ func TestABatchThatHasNoRoomForItsOwnStatusIsToldInAnEvent(t *testing.T) {
 	s.startController("")
 	s.create(makePool("good", 4, 4, 0, 10))
 	s.idle("good", 4)
-	for bytes := 1570 << 10; ; bytes -= 100 {
+	for bytes := 1_573_000; ; bytes -= 100 {
 		sb := makeBatch("large", "good", 4)
 		sb.Spec.Template = raw(`{"spec":{"containers":[{"name":"c","image":"i","args":["` + strings.Repeat("x", bytes) + `"]}]}}`)
 		sb.Namespace = s.name
