@@ -9,38 +9,38 @@ import (
 	"path/filepath"
 	"testing"
 
-	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
+	"k8s.io/kube-openapi/pkg/validation/spec"
+	"k8s.io/kube-openapi/pkg/validation/strfmt"
+	"k8s.io/kube-openapi/pkg/validation/validate"
 	"sigs.k8s.io/yaml"
 
 	"opensandbox.io/controller/api/v1alpha1"
 )
 
 // validatorOf validates objects by a definition, as an API server does, but for its rules.
-func validatorOf(f *testing.F, plural string) validation.SchemaValidator {
+func validatorOf(f testing.TB, plural string) *validate.SchemaValidator {
 	f.Helper()
 	data, err := os.ReadFile(filepath.Join("../../config/crd/bases", "sandbox.opensandbox.io_"+plural+".yaml"))
 	if err != nil {
 		f.Fatal(err)
 	}
-	crd := &apiextensionsv1.CustomResourceDefinition{}
-	if err := yaml.Unmarshal(data, crd); err != nil {
+	var crd struct {
+		Spec struct {
+			Versions []struct {
+				Schema struct {
+					OpenAPIV3Schema *spec.Schema `json:"openAPIV3Schema"`
+				} `json:"schema"`
+			} `json:"versions"`
+		} `json:"spec"`
+	}
+	if err := yaml.Unmarshal(data, &crd); err != nil {
 		f.Fatal(err)
 	}
-	internal := &apiextensions.JSONSchemaProps{}
-	if err := apiextensionsv1.Convert_v1_JSONSchemaProps_To_apiextensions_JSONSchemaProps(crd.Spec.Versions[0].Schema.OpenAPIV3Schema, internal, nil); err != nil {
-		f.Fatal(err)
-	}
-	validator, _, err := validation.NewSchemaValidator(internal)
-	if err != nil {
-		f.Fatal(err)
-	}
-	return validator
+	return validate.NewSchemaValidator(crd.Spec.Versions[0].Schema.OpenAPIV3Schema, nil, "", strfmt.Default)
 }
 
 // mustBeRead fails if an object that the schema takes can't be read: one such object would keep the controller from the list of all.
-func mustBeRead(t *testing.T, validator validation.SchemaValidator, raw []byte, into any) {
+func mustBeRead(t *testing.T, validator *validate.SchemaValidator, raw []byte, into any) {
 	t.Helper()
 	var object struct {
 		Spec   any `json:"spec,omitempty"`
@@ -94,4 +94,24 @@ func FuzzPoolsThatTheSchemaTakesCanBeRead(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) { mustBeRead(t, validator, raw, &v1alpha1.Pool{}) })
+}
+
+// What the schemas refuse is refused here too: else the targets would prove nothing.
+func TestTheValidatorRefusesWhatTheDefinitionsRefuse(t *testing.T) {
+	for raw, plural := range map[string]string{
+		`{"spec":{"replicas":-1}}`:                                     "batchsandboxes",
+		`{"spec":{"replicas":2147483648}}`:                             "batchsandboxes",
+		`{"spec":{"template":"nginx"}}`:                                "batchsandboxes",
+		`{"spec":{"taskTemplate":{"spec":{"process":{"command":7}}}}}`: "batchsandboxes",
+		`{"spec":{"expireTime":"2030-01-01t00:00:00z"}}`:               "batchsandboxes",
+		`{"spec":{"template":{}}}`:                                     "pools",
+	} {
+		var value map[string]any
+		if err := json.Unmarshal([]byte(raw), &value); err != nil {
+			t.Fatal(err)
+		}
+		if validatorOf(t, plural).Validate(value).IsValid() {
+			t.Errorf("%s is taken", raw)
+		}
+	}
 }
