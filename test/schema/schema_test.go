@@ -4,11 +4,11 @@
 package schema
 
 import (
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 	"k8s.io/kube-openapi/pkg/validation/strfmt"
 	"k8s.io/kube-openapi/pkg/validation/validate"
@@ -39,7 +39,7 @@ func validatorOf(f testing.TB, plural string) *validate.SchemaValidator {
 	return validate.NewSchemaValidator(crd.Spec.Versions[0].Schema.OpenAPIV3Schema, nil, "", strfmt.Default)
 }
 
-// mustBeRead fails if an object that the schema takes can't be read: one such object would keep the controller from the list of all.
+// mustBeRead reads as clients do: names are case-sensitive, and what is not known is left out. It fails if an object that the schema takes can't be read: one such object would keep the controller from the list of all.
 func mustBeRead(t *testing.T, validator *validate.SchemaValidator, raw []byte, into any) {
 	t.Helper()
 	var object struct {

@@ -244,7 +244,7 @@ func FuzzReconcile(f *testing.F) {
 		`{"metadata":{"annotations":{"` + v1alpha1.AllocStatusAnnotation + `":"{\"pods\":[\"p-0\",\"x\",\"\"]}"}},"spec":{"poolRef":"p"}}`,
 		`{"metadata":{"annotations":{"` + v1alpha1.AllocReleaseAnnotation + `":"{\"pods\":[\"p-0\"]}","` + v1alpha1.AllocStatusAnnotation + `":"{\"pods\":[\"p-0\"]}"}},"spec":{"poolRef":"p"}}`,
 		`{"spec":{"poolRef":"p","taskTemplate":{"spec":{"process":{"command":["true"]}}},"taskResourcePolicyWhenCompleted":"Release"},` +
-			`"status":{"completedIndexes":"0-32767","failedIndexes":"0","taskTries":[{"index":-1,"failed":-9}],"queue":{"position":-1},"failedReasons":[{"reason":"","indexes":"9-1"}]}}`,
+			`"status":{"completedIndexes":"0-99","failedIndexes":"0","taskTries":[{"index":-1,"failed":-9}],"queue":{"position":-1},"failedReasons":[{"reason":"","indexes":"9-1"}]}}`,
 	} {
 		f.Add([]byte(seed))
 	}

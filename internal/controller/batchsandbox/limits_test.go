@@ -107,14 +107,15 @@ func TestManyPodsAreMadeInTurns(t *testing.T) {
 		})
 	}
 	inWorld(t, func(w *world) {
-		w.create(wrappers.MakeBatch(namespace, "b").Container("sandbox").Replicas(maxCreates + 20).Obj())
-		if res := w.reconcile(); len(w.creates()) != maxCreates || res.RequeueAfter != time.Millisecond {
+		large := `{"metadata":{"annotations":{"x":"` + strings.Repeat("x", maxCreateBytes/minCreates) + `"}},"spec":{"containers":[{"name":"sandbox"}]}}`
+		w.create(wrappers.MakeBatch(namespace, "b").Template(large).Replicas(minCreates + 2).Obj())
+		if res := w.reconcile(); len(w.creates()) != minCreates || res.RequeueAfter != time.Millisecond {
 			t.Errorf("goes on after %s", res.RequeueAfter)
 		}
-		if w.reconcile(); len(w.creates()) != 20 {
+		if w.reconcile(); len(w.creates()) != 2 {
 			t.Errorf("%d pods in the end", len(w.pods()))
 		}
-		if w.reconcile(); len(w.pods()) != maxCreates+20 || len(w.creates()) != 0 {
+		if w.reconcile(); len(w.pods()) != minCreates+2 || len(w.creates()) != 0 {
 			t.Errorf("%d pods in the end", len(w.pods()))
 		}
 	})
