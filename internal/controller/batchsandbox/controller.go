@@ -337,9 +337,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	reportAgain, statusErr := r.report(ctx, obs, p, out, m)
 	if err := errors.Join(applyErr, statusErr); err != nil {
-		if isTooLarge(err) {
-			r.events.tooLarge(obs.sb)
-		}
+		r.events.tooLarge(obs.sb, err)
 		return ignoreGone(ignoreConflict(ctrl.Result{}, err))
 	}
 	r.tellMishaps(obs, m)

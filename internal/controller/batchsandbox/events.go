@@ -72,8 +72,11 @@ func (r recorder) doubleAllocation(sb *v1alpha1.BatchSandbox, pod string) {
 		"Pod %s is named by another batch too and stays with that one", pod)
 }
 
-// tooLarge tells what the status has no room for.
-func (r recorder) tooLarge(sb *v1alpha1.BatchSandbox) {
+// tooLarge tells what the status has no room for, if that is what an error says.
+func (r recorder) tooLarge(sb *v1alpha1.BatchSandbox, err error) {
+	if !isTooLarge(err) {
+		return
+	}
 	r.events.Eventf(sb, nil, corev1.EventTypeWarning, v1alpha1.ReasonTooLarge, "Reconcile", "The API server takes no write of the batch, which is too large: "+
 		"make its template, patches or annotations smaller, or use several batches")
 }

@@ -200,8 +200,11 @@ func TestWhatTheOrderPromisesHoldsInAnyHistory(t *testing.T) {
 
 // --- the queue ----------------------------------------------------------------------------------------------
 
-// inQueue runs a test with a queue of which so many requests of a namespace are worked on at once.
-func inQueue(t *testing.T, most int, f func(t *testing.T, q *Queue)) {
+// most is how many requests of a namespace are worked on at once in these tests.
+const most = 2
+
+// inQueue runs a test with a queue.
+func inQueue(t *testing.T, f func(t *testing.T, q *Queue)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		q, ok := New(most)("", workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](time.Second, time.Hour)).(*Queue)
@@ -248,9 +251,9 @@ func (w worker) next() string {
 }
 
 func TestANamespaceWhoseRequestsTakeForEverLeavesAWorkerToOthers(t *testing.T) {
-	inQueue(t, 2, func(t *testing.T, q *Queue) {
+	inQueue(t, func(t *testing.T, q *Queue) {
 		var workers []worker
-		for range Workers(2) {
+		for range Workers(most) {
 			workers = append(workers, work(q))
 		}
 		for i := range 10 {
@@ -266,7 +269,7 @@ func TestANamespaceWhoseRequestsTakeForEverLeavesAWorkerToOthers(t *testing.T) {
 				free = w
 			}
 		}
-		if len(busy) != 2 {
+		if len(busy) != most {
 			t.Fatalf("%d of %d workers work for one namespace, want 2", len(busy), len(workers))
 		}
 		if got := q.Len(); got != 8 {
@@ -285,14 +288,15 @@ func TestANamespaceWhoseRequestsTakeForEverLeavesAWorkerToOthers(t *testing.T) {
 		close(busy[1].free)
 		q.ShutDown()
 		for _, w := range workers {
-			for range w.took { //nolint:revive // until it has ended
+			for range w.took {
+				continue // until it has ended
 			}
 		}
 	})
 }
 
 func TestARequestIsTakenOnceWhoeverAddsItAndHoweverOften(t *testing.T) {
-	inQueue(t, 2, func(t *testing.T, q *Queue) {
+	inQueue(t, func(t *testing.T, q *Queue) {
 		w := work(q)
 		q.AddAfter(request("a", "x"), time.Minute)
 		q.Add(request("a", "x"))
@@ -315,7 +319,7 @@ func TestARequestIsTakenOnceWhoeverAddsItAndHoweverOften(t *testing.T) {
 }
 
 func TestWhatIsToComeLaterOrFailedComesWhenItIsTime(t *testing.T) {
-	inQueue(t, 2, func(t *testing.T, q *Queue) {
+	inQueue(t, func(t *testing.T, q *Queue) {
 		w := work(q)
 		q.AddWithOpts(priorityqueue.AddOpts{After: time.Minute, Priority: new(-100)}, request("a", "later"))
 		q.AddRateLimited(request("a", "failed"))
@@ -336,7 +340,7 @@ func TestWhatIsToComeLaterOrFailedComesWhenItIsTime(t *testing.T) {
 }
 
 func TestShutDownLeavesWhatWaits(t *testing.T) {
-	inQueue(t, 2, func(t *testing.T, q *Queue) {
+	inQueue(t, func(t *testing.T, q *Queue) {
 		for i := range 10 {
 			q.Add(request("a", i))
 		}
