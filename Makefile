@@ -55,6 +55,10 @@ generate: ## Generate deep copies of the API types
 manifests: ## Generate definitions (with and without CEL rules) and the controller's role
 	hack/tools/generate.sh manifests
 
+.PHONY: licenses
+licenses: ## Judge the licences of what is linked into the binaries, and write THIRD_PARTY_NOTICES
+	go -C hack/licenses run .
+
 .PHONY: lint
 lint: ## Run the linters over every module with code of its own
 	hack/verify/lint.sh
@@ -76,6 +80,7 @@ test-unit: ## Run unit tests (no cluster)
 	@[ -n "$(RACE)" ] || echo "no C compiler found: the tests run without the race detector (install gcc to have it)"
 	$(GOTEST) $$(go list ./... | grep -v '^opensandbox.io/controller/test/\(integration\|e2e\)')
 	go -C hack/localcluster test $(RACE) -shuffle=on $(GOTESTFLAGS) ./...
+	go -C hack/licenses test $(RACE) -shuffle=on $(GOTESTFLAGS) ./...
 
 .PHONY: test-integration
 test-integration: ## Run integration tests against a real API server and etcd
