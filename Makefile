@@ -24,7 +24,8 @@ KUBECTL ?= $(or $(shell command -v kubectl 2>/dev/null),$(shell $(LOCALCLUSTER) 
 # The race detector needs a C compiler; without one the tests run without it.
 RACE := $(if $(shell command -v $${CC:-gcc} 2>/dev/null),-race)
 GOTEST = go test $(RACE) -shuffle=on -timeout=20m $(GOTESTFLAGS)
-GOBUILD = CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+# Nothing of the machine, the folder, the time or the clone gets into a binary: see the target reproducible.
+GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X main.version=$(VERSION)'
 
 ##@ General
 
@@ -66,6 +67,10 @@ lint: ## Run the linters over every module with code of its own
 .PHONY: verify
 verify: ## Check every promise about the checkout; each failure names the command that fixes it
 	hack/verify/all.sh
+
+.PHONY: reproducible
+reproducible: ## Build the binaries twice, in other folders and with other caches, and compare them (minutes)
+	hack/verify/reproducible.sh
 
 .PHONY: presubmit
 presubmit: verify lint test-unit ## What to run before a push
