@@ -128,6 +128,14 @@ kubeconfig: ## Print the path of its kubeconfig (make -s kubeconfig)
 demo: ## Show it all on a local cluster, from nothing to tasks in sandboxes
 	@CLUSTER=$(CLUSTER) CLUSTER_NAME=$(CLUSTER_NAME) MAKE="$(MAKE)" hack/demo/demo.sh
 
+.PHONY: sbom
+sbom: build ## Write a bill of materials (CycloneDX) for each binary to bin/NAME.cdx.json, and check it
+	for binary in controller task-executor; do \
+		"$$(hack/tools/tool.sh cyclonedx-gomod)" bin -json -output-version 1.6 -std -noserial -notimestamp -version $(VERSION) \
+			-output bin/$$binary.cdx.json bin/$$binary; \
+		go run ./hack/verify/sbom bin/$$binary bin/$$binary.cdx.json $(VERSION); \
+	done
+
 ##@ Images
 
 .PHONY: images
