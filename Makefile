@@ -72,6 +72,10 @@ verify: ## Check every promise about the checkout; each failure names the comman
 reproducible: ## Build the binaries twice, in other folders and with other caches, and compare them (minutes)
 	hack/verify/reproducible.sh
 
+.PHONY: vulncheck
+vulncheck: ## Look for known vulnerabilities in what the binaries call; fails where VULNDB can't be read
+	hack/verify/vulncheck.sh
+
 .PHONY: presubmit
 presubmit: verify lint test-unit ## What to run before a push
 
