@@ -105,26 +105,40 @@ func grantedRights(root fs.FS) (map[right]string, error) {
 	}
 	granted := make(map[right]string)
 	for _, file := range files {
-		content, err := fs.ReadFile(root, file)
+		rights, err := rightsOfFile(root, file)
 		if err != nil {
-			return nil, fmt.Errorf("read role: %w", err)
+			return nil, err
 		}
-		for document := range documents(string(content)) {
-			var r role
-			if err := yaml.Unmarshal([]byte(document), &r); err != nil {
-				return nil, fmt.Errorf("parse %s: %w", file, err)
-			}
-			if r.Kind == "Role" || r.Kind == "ClusterRole" {
-				for _, one := range r.rights() {
-					granted[one] = file
-				}
-			}
+		for _, r := range rights {
+			granted[r] = file
 		}
 	}
 	if len(granted) == 0 {
 		return nil, fmt.Errorf("no role in %s grants anything: run `make manifests`", rightsDir)
 	}
 	return granted, nil
+}
+
+// separator is the line between two documents of a YAML file; a comment may follow.
+var separator = regexp.MustCompile(`(?m)^---(?:[ \t].*)?$`)
+
+// rightsOfFile returns what the roles in a file grant; what else is in it grants nothing.
+func rightsOfFile(root fs.FS, file string) ([]right, error) {
+	content, err := fs.ReadFile(root, file)
+	if err != nil {
+		return nil, fmt.Errorf("read role: %w", err)
+	}
+	var rights []right
+	for _, document := range separator.Split(string(content), -1) {
+		var r role
+		if err := yaml.Unmarshal([]byte(document), &r); err != nil {
+			return nil, fmt.Errorf("parse %s: %w", file, err)
+		}
+		if r.Kind == "Role" || r.Kind == "ClusterRole" {
+			rights = append(rights, r.rights()...)
+		}
+	}
+	return rights, nil
 }
 
 func (r role) rights() []right {
@@ -137,13 +151,6 @@ func (r role) rights() []right {
 		}
 	}
 	return rights
-}
-
-// separator is the line between two documents of a YAML file; a comment may follow.
-var separator = regexp.MustCompile(`(?m)^---(?:[ \t].*)?$`)
-
-func documents(content string) func(yield func(string) bool) {
-	return slices.Values(separator.Split(content, -1))
 }
 
 // listedRights returns the rights that the tables of a document list, with their lines, and problems of the lines themselves.
