@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/tools/leaderelection"
 )
 
@@ -43,8 +45,8 @@ type Options struct {
 	// Concurrency is the number of batches, and of pools, that are worked on at once.
 	Concurrency int
 
-	// WatchNamespaces are the namespaces that are looked after; none means all. Nodes belong to no namespace: they are watched
-	// where the controller has the right to.
+	// WatchNamespaces are the namespaces that are looked after, each once; none means all. No two controllers with Leases of their
+	// own may look after the same one. Nodes belong to no namespace: they are watched where the controller has the right to.
 	WatchNamespaces []string
 
 	// Namespace is the controller's own, where its Lease is. Empty: the pod's own, else opensandbox-system.
@@ -78,7 +80,7 @@ func parse(args []string, out io.Writer) (Options, error) {
 		return o, err
 	}
 	for ns := range strings.SplitSeq(namespaces, ",") {
-		if ns = strings.TrimSpace(ns); ns != "" {
+		if ns = strings.TrimSpace(ns); ns != "" && !slices.Contains(o.WatchNamespaces, ns) {
 			o.WatchNamespaces = append(o.WatchNamespaces, ns)
 		}
 	}
@@ -98,6 +100,11 @@ func (o Options) check(rest []string) error {
 	case o.LeaseDuration <= o.RenewDeadline || float64(o.RenewDeadline) <= leaderelection.JitterFactor*float64(o.RetryPeriod):
 		return fmt.Errorf("--leader-elect-lease-duration must exceed --leader-elect-renew-deadline, and that %v times --leader-elect-retry-period",
 			leaderelection.JitterFactor)
+	}
+	for _, ns := range o.WatchNamespaces {
+		if problems := validation.IsDNS1123Label(ns); len(problems) > 0 {
+			return fmt.Errorf("--watch-namespaces: %q is no name of a namespace: %s", ns, strings.Join(problems, "; "))
+		}
 	}
 	return nil
 }

@@ -49,8 +49,8 @@ func TestParse(t *testing.T) {
 				}
 			},
 		},
-		"blanks and empty entries of namespaces are dropped": {
-			[]string{"--watch-namespaces", " a, ,b ,"}, func(o *Options) { o.WatchNamespaces = []string{"a", "b"} },
+		"blanks, empty entries and repeated namespaces are dropped": {
+			[]string{"--watch-namespaces", " a, ,b ,a"}, func(o *Options) { o.WatchNamespaces = []string{"a", "b"} },
 		},
 		"no namespaces means all": {[]string{"--watch-namespaces="}, func(*Options) {}},
 		"0 turns addresses off": {
@@ -89,6 +89,7 @@ func TestParseRefuses(t *testing.T) {
 		"a renewal that is over before its second try":  {[]string{"--leader-elect-retry-period=10s"}, "--leader-elect-renew-deadline"},
 		"a renewal without room for the retries jitter": {[]string{"--leader-elect-retry-period=9s"}, "--leader-elect-renew-deadline"},
 		"tries without a pause":                         {[]string{"--leader-elect-retry-period=0s"}, "--leader-elect-retry-period"},
+		"a namespace with a path in it":                 {[]string{"--watch-namespaces=a,../b"}, `"../b"`},
 		"a duration without a unit":                     {[]string{"--leader-elect-retry-period=2"}, "leader-elect-retry-period"},
 	}
 	for name, c := range cases {

@@ -207,7 +207,7 @@ func watchNodes(ctx context.Context, mgr ctrl.Manager, p parts) (rebuild func(co
 		return nil, fmt.Errorf("find out about the right to watch nodes: %w", err)
 	}
 	if !allowed {
-		ctrl.Log.Info("may not watch nodes: sandboxes on nodes that are cordoned, not Ready or gone are treated like others")
+		ctrl.Log.Info("may not watch nodes: goes by the conditions of pods; those on nodes that are cordoned, not Ready or gone are treated like others until the cluster marks or deletes them")
 		return func(context.Context) error { return nil }, nil
 	}
 	nodes := node.New(node.Options{Client: mgr.GetClient(), Clock: clock.RealClock{}, Ledger: p.ledger, WakeBatch: p.wake.WakeBatch})
