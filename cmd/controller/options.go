@@ -34,6 +34,9 @@ type Options struct {
 	MetricsAddress string
 	HealthAddress  string
 
+	// MetricsSecure serves metrics over TLS, to whom the API server allows to read them. On loopback they are served to all.
+	MetricsSecure bool
+
 	// PprofAddress is host:port of profiles; "0" or empty, the default, turns them off. Whoever reaches it may slow the
 	// controller down.
 	PprofAddress string
@@ -67,7 +70,8 @@ func parse(args []string, out io.Writer) (Options, error) {
 	flags.DurationVar(&o.LeaseDuration, "leader-elect-lease-duration", 15*time.Second, "how long a lost leader keeps others from leading")
 	flags.DurationVar(&o.RenewDeadline, "leader-elect-renew-deadline", 10*time.Second, "how long a leader tries to renew its lease before it gives up")
 	flags.DurationVar(&o.RetryPeriod, "leader-elect-retry-period", 2*time.Second, "time between two tries to lead or to renew")
-	flags.StringVar(&o.MetricsAddress, "metrics-bind-address", ":8080", "host:port of the metrics; 0 turns them off")
+	flags.StringVar(&o.MetricsAddress, "metrics-bind-address", ":8443", "host:port of the metrics; 0 turns them off")
+	flags.BoolVar(&o.MetricsSecure, "metrics-secure", true, "serve metrics over TLS to those who may get /metrics; not needed on loopback")
 	flags.StringVar(&o.HealthAddress, "health-probe-bind-address", ":8081", "host:port of /healthz and /readyz; 0 turns them off")
 	flags.StringVar(&o.PprofAddress, "pprof-bind-address", "", "host:port of profiles, for development; default off")
 	flags.Float64Var(&o.QPS, "kube-client-qps", 0, "calls a second to the API server; 0 leaves the limit to the API server")

@@ -68,6 +68,8 @@ func TestTheControllersAccountMayDoWhatItDoesAndNothingElse(t *testing.T) {
 		"/namespaces: get",
 		"/nodes: get list watch",
 		"/pods: create delete get list patch watch",
+		"authentication.k8s.io/tokenreviews: create",        // whose token is it that asks for metrics,
+		"authorization.k8s.io/subjectaccessreviews: create", // and may that user read them?
 		"events.k8s.io/events: create patch",
 		"sandbox.opensandbox.io/batchsandboxes/finalizers: update",
 		"sandbox.opensandbox.io/batchsandboxes/status: patch",
