@@ -57,11 +57,12 @@ func newLease(config *rest.Config, o Options, clk clock.WithTicker) (*lease, err
 	if err != nil {
 		return nil, fmt.Errorf("make the lease: %w", err)
 	}
-	return &lease{Interface: lock, clock: clk, deadline: o.RenewDeadline, look: o.RetryPeriod / 4}, nil
+	return &lease{Interface: lock, clock: clk, deadline: o.RenewDeadline, look: max(o.RetryPeriod/4, time.Millisecond)}, nil
 }
 
-// Get reads the lease. While another controller has it, and this one has not led yet, Get doesn't return. A lease that was not
-// renewed for its duration, by the clock of this machine, is shown as given back: the elector takes it, if it is still the same.
+// Get reads the lease. While another controller has it, and this one has not led yet, Get doesn't return before ctx is done. A lease
+// that was not renewed for its duration, by the clock of this machine, is shown as given back: the elector takes it, if it is still
+// the same.
 func (l *lease) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
 	ticker := l.clock.NewTicker(l.look)
 	defer ticker.Stop()
@@ -80,7 +81,7 @@ func (l *lease) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []
 		select {
 		case <-ticker.C():
 		case <-ctx.Done():
-			return nil, nil, ctx.Err()
+			return record, raw, nil // an error would be logged
 		}
 	}
 }

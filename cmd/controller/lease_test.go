@@ -186,8 +186,12 @@ func TestAFollowedLeaseIsLeftAloneWhenTheControllerEnds(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		l := &lease{Interface: s, clock: clock.RealClock{}, deadline: 10 * time.Second, look: 500 * time.Millisecond}
-		if _, _, err := l.Get(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("err = %v, want that the context ended", err)
+		begin := time.Now()
+		if record, _, err := l.Get(ctx); err != nil || record.HolderIdentity != "another" {
+			t.Errorf("got %+v (%v), want that another one has it", record, err)
+		}
+		if took := time.Since(begin); took != 10*time.Second {
+			t.Errorf("it took %v, want the 10 s of the context", took)
 		}
 		if s.reads > 21 {
 			t.Errorf("the lease was read %d times in 10 s, want two a second", s.reads)
