@@ -59,8 +59,11 @@ func (s *space) answers(url, token string, want int) (body string) {
 	s.t.Helper()
 	eventually(s.t, fmt.Sprintf("%s answers with %d", url, want), func() error {
 		status, text, err := s.get(url, token)
-		if body = text; err != nil || status != want {
-			return fmt.Errorf("status %d (%w): %s", status, err, text)
+		if body = text; err != nil {
+			return err
+		}
+		if status != want {
+			return fmt.Errorf("status %d: %s", status, text)
 		}
 		return nil
 	})
