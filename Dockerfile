@@ -12,9 +12,10 @@ COPY cmd/ cmd/
 COPY internal/ internal/
 COPY pkg/ pkg/
 RUN CGO_ENABLED=0 GOOS=${TARGETOS:-linux} GOARCH=${TARGETARCH} \
-    go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/controller ./cmd/controller
+    go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X main.version=${VERSION}" -o /out/controller ./cmd/controller
 
 FROM scratch
 COPY --from=build /out/controller /controller
+COPY LICENSE THIRD_PARTY_NOTICES /licenses/
 USER 65532:65532
 ENTRYPOINT ["/controller"]

@@ -24,7 +24,8 @@ KUBECTL ?= $(or $(shell command -v kubectl 2>/dev/null),$(shell $(LOCALCLUSTER) 
 # The race detector needs a C compiler; without one the tests run without it.
 RACE := $(if $(shell command -v $${CC:-gcc} 2>/dev/null),-race)
 GOTEST = go test $(RACE) -shuffle=on -timeout=20m $(GOTESTFLAGS)
-GOBUILD = CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+# Nothing of the machine, the folder, the time or the clone gets into a binary: see the target reproducible.
+GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X main.version=$(VERSION)'
 
 ##@ General
 
@@ -55,6 +56,10 @@ generate: ## Generate deep copies of the API types
 manifests: ## Generate definitions (with and without CEL rules) and the controller's role
 	hack/tools/generate.sh manifests
 
+.PHONY: licenses
+licenses: ## Judge the licences of what is linked into the binaries, and write THIRD_PARTY_NOTICES
+	go -C hack/licenses run .
+
 .PHONY: lint
 lint: ## Run the linters over every module with code of its own
 	hack/verify/lint.sh
@@ -62,6 +67,14 @@ lint: ## Run the linters over every module with code of its own
 .PHONY: verify
 verify: ## Check every promise about the checkout; each failure names the command that fixes it
 	hack/verify/all.sh
+
+.PHONY: reproducible
+reproducible: ## Build the binaries twice, in other folders and with other caches, and compare them (minutes)
+	hack/verify/reproducible.sh
+
+.PHONY: vulncheck
+vulncheck: ## Look for known vulnerabilities in what the binaries call; fails where VULNDB can't be read
+	hack/verify/vulncheck.sh
 
 .PHONY: presubmit
 presubmit: verify lint test-unit ## What to run before a push
@@ -76,6 +89,7 @@ test-unit: ## Run unit tests (no cluster)
 	@[ -n "$(RACE)" ] || echo "no C compiler found: the tests run without the race detector (install gcc to have it)"
 	$(GOTEST) $$(go list ./... | grep -v '^opensandbox.io/controller/test/\(integration\|e2e\)')
 	go -C hack/localcluster test $(RACE) -shuffle=on $(GOTESTFLAGS) ./...
+	go -C hack/licenses test $(RACE) -shuffle=on $(GOTESTFLAGS) ./...
 
 .PHONY: test-integration
 test-integration: ## Run integration tests against a real API server and etcd
@@ -121,6 +135,14 @@ kubeconfig: ## Print the path of its kubeconfig (make -s kubeconfig)
 .PHONY: demo
 demo: ## Show it all on a local cluster, from nothing to tasks in sandboxes
 	@CLUSTER=$(CLUSTER) CLUSTER_NAME=$(CLUSTER_NAME) MAKE="$(MAKE)" hack/demo/demo.sh
+
+.PHONY: sbom
+sbom: build ## Write a bill of materials (CycloneDX) for each binary to bin/NAME.cdx.json, and check it
+	for binary in controller task-executor; do \
+		"$$(hack/tools/tool.sh cyclonedx-gomod)" bin -json -output-version 1.6 -std -noserial -notimestamp -version $(VERSION) \
+			-output bin/$$binary.cdx.json bin/$$binary; \
+		go run ./hack/verify/sbom bin/$$binary bin/$$binary.cdx.json $(VERSION); \
+	done
 
 ##@ Images
 

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/tools/leaderelection"
 )
 
@@ -32,6 +34,9 @@ type Options struct {
 	MetricsAddress string
 	HealthAddress  string
 
+	// MetricsSecure serves metrics over TLS, to whom the API server allows to read them. On loopback they are served to all.
+	MetricsSecure bool
+
 	// PprofAddress is host:port of profiles; "0" or empty, the default, turns them off. Whoever reaches it may slow the
 	// controller down.
 	PprofAddress string
@@ -44,8 +49,8 @@ type Options struct {
 	// several namespaces have something to do.
 	Concurrency int
 
-	// WatchNamespaces are the namespaces that are looked after; none means all. Nodes belong to no namespace: they are watched
-	// where the controller has the right to.
+	// WatchNamespaces are the namespaces that are looked after, each once; none means all. No two controllers with Leases of their
+	// own may look after the same one. Nodes belong to no namespace: they are watched where the controller has the right to.
 	WatchNamespaces []string
 
 	// Namespace is the controller's own, where its Lease is. Empty: the pod's own, else opensandbox-system.
@@ -66,7 +71,8 @@ func parse(args []string, out io.Writer) (Options, error) {
 	flags.DurationVar(&o.LeaseDuration, "leader-elect-lease-duration", 15*time.Second, "how long a lost leader keeps others from leading")
 	flags.DurationVar(&o.RenewDeadline, "leader-elect-renew-deadline", 10*time.Second, "how long a leader tries to renew its lease before it gives up")
 	flags.DurationVar(&o.RetryPeriod, "leader-elect-retry-period", 2*time.Second, "time between two tries to lead or to renew")
-	flags.StringVar(&o.MetricsAddress, "metrics-bind-address", ":8080", "host:port of the metrics; 0 turns them off")
+	flags.StringVar(&o.MetricsAddress, "metrics-bind-address", ":8443", "host:port of the metrics; 0 turns them off")
+	flags.BoolVar(&o.MetricsSecure, "metrics-secure", true, "serve metrics over TLS to those who may get /metrics; not needed on loopback")
 	flags.StringVar(&o.HealthAddress, "health-probe-bind-address", ":8081", "host:port of /healthz and /readyz; 0 turns them off")
 	flags.StringVar(&o.PprofAddress, "pprof-bind-address", "", "host:port of profiles, for development; default off")
 	flags.Float64Var(&o.QPS, "kube-client-qps", 0, "calls a second to the API server; 0 leaves the limit to the API server")
@@ -79,7 +85,7 @@ func parse(args []string, out io.Writer) (Options, error) {
 		return o, err
 	}
 	for ns := range strings.SplitSeq(namespaces, ",") {
-		if ns = strings.TrimSpace(ns); ns != "" {
+		if ns = strings.TrimSpace(ns); ns != "" && !slices.Contains(o.WatchNamespaces, ns) {
 			o.WatchNamespaces = append(o.WatchNamespaces, ns)
 		}
 	}
@@ -99,6 +105,11 @@ func (o Options) check(rest []string) error {
 	case o.LeaseDuration <= o.RenewDeadline || float64(o.RenewDeadline) <= leaderelection.JitterFactor*float64(o.RetryPeriod):
 		return fmt.Errorf("--leader-elect-lease-duration must exceed --leader-elect-renew-deadline, and that %v times --leader-elect-retry-period",
 			leaderelection.JitterFactor)
+	}
+	for _, ns := range o.WatchNamespaces {
+		if problems := validation.IsDNS1123Label(ns); len(problems) > 0 {
+			return fmt.Errorf("--watch-namespaces: %q is no name of a namespace: %s", ns, strings.Join(problems, "; "))
+		}
 	}
 	return nil
 }

@@ -25,7 +25,7 @@ import (
 func defaults() Options {
 	return Options{
 		LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
-		MetricsAddress: ":8080", HealthAddress: ":8081", Concurrency: 16,
+		MetricsAddress: ":8443", MetricsSecure: true, HealthAddress: ":8081", Concurrency: 16,
 	}
 }
 
@@ -39,7 +39,7 @@ func TestParse(t *testing.T) {
 			[]string{
 				"--kubeconfig=/kube/config", "--leader-elect", "--metrics-bind-address=:1", "--health-probe-bind-address=:2",
 				"--kube-client-qps=2.5", "--kube-client-burst=7", "--concurrency=3", "--watch-namespaces=a,b", "--namespace=own",
-				"--leader-elect-lease-duration=30s", "--leader-elect-renew-deadline=20s", "--leader-elect-retry-period=5s", "-v=1",
+				"--leader-elect-lease-duration=30s", "--leader-elect-renew-deadline=20s", "--leader-elect-retry-period=5s", "--metrics-secure=false", "-v=1",
 			},
 			func(o *Options) {
 				*o = Options{
@@ -49,8 +49,8 @@ func TestParse(t *testing.T) {
 				}
 			},
 		},
-		"blanks and empty entries of namespaces are dropped": {
-			[]string{"--watch-namespaces", " a, ,b ,"}, func(o *Options) { o.WatchNamespaces = []string{"a", "b"} },
+		"blanks, empty entries and repeated namespaces are dropped": {
+			[]string{"--watch-namespaces", " a, ,b ,a"}, func(o *Options) { o.WatchNamespaces = []string{"a", "b"} },
 		},
 		"no namespaces means all": {[]string{"--watch-namespaces="}, func(*Options) {}},
 		"0 turns addresses off": {
@@ -89,6 +89,7 @@ func TestParseRefuses(t *testing.T) {
 		"a renewal that is over before its second try":  {[]string{"--leader-elect-retry-period=10s"}, "--leader-elect-renew-deadline"},
 		"a renewal without room for the retries jitter": {[]string{"--leader-elect-retry-period=9s"}, "--leader-elect-renew-deadline"},
 		"tries without a pause":                         {[]string{"--leader-elect-retry-period=0s"}, "--leader-elect-retry-period"},
+		"a namespace with a path in it":                 {[]string{"--watch-namespaces=a,../b"}, `"../b"`},
 		"a duration without a unit":                     {[]string{"--leader-elect-retry-period=2"}, "leader-elect-retry-period"},
 	}
 	for name, c := range cases {
@@ -107,7 +108,7 @@ func TestHelpNamesEveryFlag(t *testing.T) {
 	}
 	for _, name := range []string{
 		"kubeconfig", "leader-elect", "metrics-bind-address", "health-probe-bind-address", "kube-client-qps", "kube-client-burst",
-		"concurrency", "watch-namespaces", "namespace", "leader-elect-lease-duration", "leader-elect-renew-deadline", "leader-elect-retry-period",
+		"metrics-secure", "concurrency", "watch-namespaces", "namespace", "leader-elect-lease-duration", "leader-elect-renew-deadline", "leader-elect-retry-period",
 	} {
 		if !strings.Contains(out.String(), "-"+name) {
 			t.Errorf("--help says nothing of --%s", name)
@@ -129,6 +130,33 @@ func TestManagerOptions(t *testing.T) {
 		if _, _, err := got.Scheme.ObjectKinds(obj); err != nil {
 			t.Errorf("the scheme doesn't know %T: %v", obj, err)
 		}
+	}
+}
+
+func TestMetricsAreGuardedUnlessOnLoopbackOrNotWanted(t *testing.T) {
+	cases := map[string]struct {
+		address string
+		secure  bool
+		want    bool
+	}{
+		"on all addresses":                  {":8443", true, true},
+		"on one of this machine":            {"192.0.2.1:8443", true, true},
+		"on a name":                         {"metrics.example.com:8443", true, true},
+		"on a name that begins like a loop": {"127.example.com:8443", true, true},
+		"guarding is turned off":            {":8443", false, false},
+		"on loopback":                       {"127.0.0.1:8080", true, false},
+		"on loopback, another address":      {"127.9.8.7:8080", true, false},
+		"on loopback of IPv6":               {"[::1]:8080", true, false},
+		"on localhost":                      {"localhost:8080", true, false},
+		"what can't be read is guarded":     {"127.0.0.1", true, true},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			got := metricsOptions(Options{MetricsAddress: c.address, MetricsSecure: c.secure})
+			if got.BindAddress != c.address || got.SecureServing != c.want || (got.FilterProvider != nil) != c.want {
+				t.Errorf("at %s, TLS %t, guarded %t, want %t", got.BindAddress, got.SecureServing, got.FilterProvider != nil, c.want)
+			}
+		})
 	}
 }
 

@@ -5,7 +5,9 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"time"
@@ -40,6 +42,7 @@ import (
 	"opensandbox.io/controller/internal/scheduler"
 	"opensandbox.io/controller/internal/utils/apiwrites"
 	"opensandbox.io/controller/internal/utils/executorcalls"
+	"opensandbox.io/controller/internal/utils/metricsguard"
 	"opensandbox.io/controller/internal/utils/trigger"
 )
 
@@ -89,11 +92,13 @@ func run(ctx context.Context, o Options) error {
 	calls := pool.NewCalls(runnerCtx, wake.WakePool, pool.Dialer(keys.Sign, counters.calls.Wrap))
 	defer calls.Wait()
 	defer stopRunner()
-	ledger := scheduler.NewLedger(wake)
-	if err := setup(ctx, mgr, o, parts{ledger: ledger, runner: runner, calls: calls, starts: counters.starts, keys: keys, wake: wake, leads: leads}); err != nil {
+	ledger, rebuilt := scheduler.NewLedger(wake), make(chan struct{})
+	if err := setup(ctx, mgr, o, parts{
+		ledger: ledger, runner: runner, calls: calls, starts: counters.starts, keys: keys, wake: wake, leads: leads, rebuilt: rebuilt,
+	}); err != nil {
 		return err
 	}
-	if err := addChecks(mgr); err != nil {
+	if err := addChecks(mgr, readiness{synced: mgr.GetCache().WaitForCacheSync, elected: mgr.Elected(), rebuilt: rebuilt}); err != nil {
 		return err
 	}
 	if err := feedLedger(ctx, mgr.GetCache(), ledger, counters.starts); err != nil {
@@ -137,15 +142,17 @@ type parts struct {
 	keys   *keyring.Keyring
 	wake   waker
 	leads  func() bool
+
+	// rebuilt is closed when the ledger has been rebuilt after the election.
+	rebuilt chan struct{}
 }
 
 // setup adds the controllers, and what rebuilds the ledger after the election.
 func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
-	ready := make(chan struct{})
 	recorder := mgr.GetEventRecorder("opensandbox-controller")
 	batches, err := batchsandbox.New(batchsandbox.Options{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
-		Registry: metrics.Registry, Ledger: p.ledger, Runner: p.runner, Root: p.keys.Root, Ready: ready, Leads: p.leads,
+		Registry: metrics.Registry, Ledger: p.ledger, Runner: p.runner, Root: p.keys.Root, Ready: p.rebuilt, Leads: p.leads,
 	})
 	if err != nil {
 		return fmt.Errorf("make the batch controller: %w", err)
@@ -155,7 +162,7 @@ func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 	}
 	pools, err := pool.New(pool.Options{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
-		Registry: metrics.Registry, Starts: p.starts, Ledger: p.ledger, Ready: ready, Calls: p.calls, Root: p.keys.Root, Suffix: pool.RandomSuffix,
+		Registry: metrics.Registry, Starts: p.starts, Ledger: p.ledger, Ready: p.rebuilt, Calls: p.calls, Root: p.keys.Root, Suffix: pool.RandomSuffix,
 	})
 	if err != nil {
 		return fmt.Errorf("make the pool controller: %w", err)
@@ -179,7 +186,7 @@ func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 		}
 		return batches.Rebuild(ctx, rand.Text(), o.WatchNamespaces)
 	}
-	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error { return begin(ctx, rebuild, ready) }))
+	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error { return begin(ctx, rebuild, p.rebuilt) }))
 }
 
 // begin does what must be done after the election before anything is handed out, trying again until it succeeds, and closes
@@ -207,7 +214,7 @@ func watchNodes(ctx context.Context, mgr ctrl.Manager, p parts) (rebuild func(co
 		return nil, fmt.Errorf("find out about the right to watch nodes: %w", err)
 	}
 	if !allowed {
-		ctrl.Log.Info("may not watch nodes: sandboxes on nodes that are cordoned, not Ready or gone are treated like others")
+		ctrl.Log.Info("may not watch nodes: goes by the conditions of pods; those on nodes that are cordoned, not Ready or gone are treated like others until the cluster marks or deletes them")
 		return func(context.Context) error { return nil }, nil
 	}
 	nodes := node.New(node.Options{Client: mgr.GetClient(), Clock: clock.RealClock{}, Ledger: p.ledger, WakeBatch: p.wake.WakeBatch})
@@ -293,7 +300,7 @@ func managerOptions(o Options, logger logr.Logger) ctrl.Options {
 				&corev1.Pod{}: {Transform: slimPod}, &corev1.Node{}: {Transform: node.Slim},
 			},
 		},
-		Metrics:                       metricsserver.Options{BindAddress: offIfEmpty(o.MetricsAddress)},
+		Metrics:                       metricsOptions(o),
 		HealthProbeBindAddress:        offIfEmpty(o.HealthAddress),
 		PprofBindAddress:              offIfEmpty(o.PprofAddress),
 		LeaderElection:                o.LeaderElect,
@@ -312,6 +319,23 @@ func managerOptions(o Options, logger logr.Logger) ctrl.Options {
 		}
 	}
 	return opts
+}
+
+// metricsOptions say how metrics are served: whoever reaches them must have a right, but on loopback, where nobody else is.
+func metricsOptions(o Options) metricsserver.Options {
+	opts := metricsserver.Options{BindAddress: offIfEmpty(o.MetricsAddress)}
+	if o.MetricsSecure && !onLoopback(o.MetricsAddress) {
+		opts.SecureServing = true
+		opts.FilterProvider = metricsguard.Provider(clock.RealClock{})
+		opts.TLSOpts = []func(*tls.Config){func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }} // strangers get no streams
+	}
+	return opts
+}
+
+// onLoopback says that only this machine, or this pod, reaches an address.
+func onLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	return err == nil && (host == "localhost" || net.ParseIP(host).IsLoopback())
 }
 
 func offIfEmpty(address string) string {
@@ -335,11 +359,11 @@ func ownNamespace(o Options) string {
 }
 
 // addChecks serves /healthz and /readyz.
-func addChecks(mgr ctrl.Manager) error {
+func addChecks(mgr ctrl.Manager, r readiness) error {
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return fmt.Errorf("add the health check: %w", err)
 	}
-	if err := mgr.AddReadyzCheck("ping", healthz.Ping); err != nil {
+	if err := mgr.AddReadyzCheck("work", r.check); err != nil {
 		return fmt.Errorf("add the readiness check: %w", err)
 	}
 	return nil

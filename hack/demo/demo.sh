@@ -41,7 +41,7 @@ fail() {
 				done
 			echo "--- controller"
 			kubectl -n opensandbox-system describe pods | tail -n 30 || true
-			kubectl -n opensandbox-system logs deployment/opensandbox-controller-manager --tail=60 || true
+			kubectl -n opensandbox-system logs -l control-plane=controller-manager --prefix --tail=60 || true
 		fi
 	} >&2
 	echo "demo: FAILED at $step: $1"

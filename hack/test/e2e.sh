@@ -17,7 +17,7 @@ export TASK_EXECUTOR_IMG=opensandbox/task-executor:dev
 make --no-print-directory deploy KUBECTL=kubectl IMG="${by_digest:-opensandbox/controller:dev}" TASK_EXECUTOR_IMG="$TASK_EXECUTOR_IMG"
 if ! kubectl -n opensandbox-system rollout status deployment/opensandbox-controller-manager --timeout=180s; then
 	kubectl -n opensandbox-system describe pods >&2
-	kubectl -n opensandbox-system logs deployment/opensandbox-controller-manager --tail=50 >&2 || true
+	kubectl -n opensandbox-system logs -l control-plane=controller-manager --prefix --tail=50 >&2 || true
 	echo "e2e.sh: the controller didn't become ready: see its pod and log above" >&2
 	exit 1
 fi

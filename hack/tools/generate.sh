@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Writes every generated file below OUT (default: this checkout): deep copies, definitions with and without CEL rules,
-# and the controller's role.
+# and the controller's roles: one for all namespaces, and one for each of some.
 #
 #   hack/tools/generate.sh deepcopy|manifests [OUT]
 set -euo pipefail
@@ -21,6 +21,15 @@ manifests)
 	"$gen" crd paths=./api/... "output:crd:artifacts:config=$out/config/crd/bases"
 	go run ./hack/tools/crd-no-cel "$out/config/crd/bases" "$out/config/crd-no-cel/bases"
 	"$gen" rbac:roleName=opensandbox-controller-manager paths=./internal/controller/... "output:rbac:artifacts:config=$out/config/rbac"
+	# A Role grants nothing outside of its namespace, so the controller of nodes does without.
+	namespaced=$out/config/namespaced/namespace
+	mkdir -p "$namespaced"
+	packages=()
+	for dir in internal/controller/*/; do
+		[ "$dir" = internal/controller/node/ ] || packages+=("paths=./$dir...")
+	done
+	role=$("$gen" rbac:roleName=opensandbox-controller-manager "${packages[@]}" output:rbac:stdout)
+	sed 's/^kind: ClusterRole$/kind: Role/' <<<"$role" >"$namespaced/role.yaml"
 	;;
 *)
 	echo "generate.sh: unknown part $part: use deepcopy or manifests" >&2

@@ -49,7 +49,6 @@ type env struct {
 	title      string // of the current run
 	run        int
 	controller *process.Process
-	log        *os.File // the controller's
 	metricsURL string
 	pprofURL   string
 	host       *executors.Host
@@ -74,22 +73,18 @@ func (e *env) once(ctx context.Context, s scenario) (found findings, err error) 
 // others may be taken.
 func (e *env) startController(ctx context.Context) error {
 	metrics, err1 := freeAddress(ctx)
-	args := []string{"--kubeconfig=" + e.cluster.Kubeconfig, "--metrics-bind-address=" + metrics, "--health-probe-bind-address=0"}
 	pprof, err2 := freeAddress(ctx)
+	if err := errors.Join(err1, err2); err != nil {
+		return fmt.Errorf("prepare the controller: %w", err)
+	}
+	args := []string{"--metrics-bind-address=" + metrics, "--health-probe-bind-address=0"}
 	if e.options.Profile {
 		args = append(args, "--pprof-bind-address="+pprof)
 	}
-	var err3 error
-	e.log, err3 = os.OpenFile(filepath.Join(e.options.Results, "controller.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return fmt.Errorf("prepare the controller: %w", err)
-	}
-	cmd := exec.Command(e.options.Controller, append(args, e.options.Flags...)...)
-	cmd.Stdout, cmd.Stderr = e.log, e.log
 	e.metricsURL, e.pprofURL = "http://"+metrics+"/metrics", "http://"+pprof+"/debug/pprof/"
 	var err error
-	if e.controller, err = process.Start(cmd); err != nil {
-		return errors.Join(err, e.log.Close())
+	if e.controller, err = e.launch(args...); err != nil {
+		return err
 	}
 	return e.until(ctx, startTimeout, "the controller serves its metrics", func() (bool, string) {
 		_, err := e.metrics(ctx)
@@ -97,11 +92,24 @@ func (e *env) startController(ctx context.Context) error {
 	})
 }
 
+// launch runs a controller with these flags, and with those that are asked for.
+func (e *env) launch(args ...string) (*process.Process, error) {
+	log, err := os.OpenFile(filepath.Join(e.options.Results, "controller.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the controller: %w", err)
+	}
+	defer log.Close() //nolint:errcheck // the process has its own
+	args = append([]string{"--kubeconfig=" + e.cluster.Kubeconfig}, args...)
+	cmd := exec.Command(e.options.Controller, append(args, e.options.Flags...)...)
+	cmd.Stdout, cmd.Stderr = log, log
+	return process.Start(cmd)
+}
+
 func (e *env) stopController() error {
 	if e.controller == nil {
 		return nil
 	}
-	err := errors.Join(e.controller.Stop(), e.log.Close())
+	err := e.controller.Stop()
 	e.controller = nil
 	return err
 }

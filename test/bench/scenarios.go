@@ -46,6 +46,6 @@ func (f *findings) keep(name string, times []time.Duration) {
 func scenarios() []scenario {
 	return []scenario{
 		fillScenario(), batchScenario(), burstScenario(), rateScenario(), churnScenario(), coldScenario(), scaleScenario(), idleScenario(),
-		tasksScenario(), hostileScenario(),
+		tasksScenario(), hostileScenario(), failoverScenario(),
 	}
 }

@@ -164,7 +164,7 @@ func (s *space) dump(ctx context.Context) {
 		{"-n", s.name, "get", "pools,batchsandboxes,pods", "-o", "wide"},
 		{"-n", s.name, "get", "batchsandboxes", "-o", "jsonpath={range .items[*]}{.metadata.name}{\" \"}{.status}{\"\\n\"}{end}"},
 		{"-n", s.name, "get", "events", "--sort-by=.lastTimestamp"},
-		{"-n", systemNamespace, "logs", "deployment/" + managerName, "--tail=60"},
+		{"-n", systemNamespace, "logs", "-l", "control-plane=controller-manager", "--prefix", "--tail=60"},
 	} {
 		out, err := run(ctx, args...)
 		s.t.Logf("$ kubectl %s\n%s(%v)", strings.Join(args, " "), out, err)

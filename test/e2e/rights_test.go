@@ -68,22 +68,23 @@ func TestTheControllersAccountMayDoWhatItDoesAndNothingElse(t *testing.T) {
 		"/namespaces: get",
 		"/nodes: get list watch",
 		"/pods: create delete get list patch watch",
+		"authentication.k8s.io/tokenreviews: create",        // whose token is it that asks for metrics,
+		"authorization.k8s.io/subjectaccessreviews: create", // and may that user read them?
 		"events.k8s.io/events: create patch",
 		"sandbox.opensandbox.io/batchsandboxes/finalizers: update",
 		"sandbox.opensandbox.io/batchsandboxes/status: patch",
 		"sandbox.opensandbox.io/batchsandboxes: delete get list patch watch",
 		"sandbox.opensandbox.io/pools/finalizers: update",
-		"sandbox.opensandbox.io/pools/status: get patch update",
-		"sandbox.opensandbox.io/pools: get list patch update watch",
+		"sandbox.opensandbox.io/pools/status: patch",
+		"sandbox.opensandbox.io/pools: get list patch watch",
 	}
 	if diff := cmp.Diff(everywhere, granted(t, "default")); diff != "" {
 		t.Errorf("rights in any namespace (-want +got):\n%s", diff)
 	}
 	own := slices.Sorted(slices.Values(append(everywhere,
-		"/events: create patch", // of the leader election
 		"/secrets opensandbox-controller-root: get",
 		"/secrets: create", // which can't be limited to a name
-		"coordination.k8s.io/leases 2fa1c467.opensandbox.io: get patch update",
+		"coordination.k8s.io/leases 2fa1c467.opensandbox.io: get update",
 		"coordination.k8s.io/leases: create",
 	)))
 	if diff := cmp.Diff(own, granted(t, systemNamespace)); diff != "" {

@@ -87,29 +87,29 @@ func (s *space) apply(obj *unstructured.Unstructured) {
 	s.must(err)
 }
 
-// asController returns a client with the rights of the controller's account.
-func (s *space) asController() client.Client {
+// clientOf returns a client with the rights of a service account.
+func (s *space) clientOf(account string) client.Client {
 	s.t.Helper()
 	config := rest.CopyConfig(s.config)
-	config.Impersonate = impersonated()
+	config.Impersonate = rest.ImpersonationConfig{UserName: account, Groups: groupsOf(account)}
 	c, err := client.New(config, client.Options{Scheme: s.client.Scheme()})
 	s.must(err)
 	return c
 }
 
-func impersonated() rest.ImpersonationConfig {
-	return rest.ImpersonationConfig{UserName: systemAccount, Groups: []string{
-		"system:serviceaccounts", "system:serviceaccounts:" + systemNamespace, "system:authenticated",
-	}}
+// groupsOf are those that every token of a service account, system:serviceaccount:NAMESPACE:NAME, is of.
+func groupsOf(account string) []string {
+	namespace := strings.Split(account, ":")[2]
+	return []string{"system:serviceaccounts", "system:serviceaccounts:" + namespace, "system:authenticated"}
 }
 
-// kubeconfigOfController writes a kubeconfig with the rights of the controller's account.
-func (s *space) kubeconfigOfController() string {
+// kubeconfigOf writes a kubeconfig with the rights of a service account.
+func (s *space) kubeconfigOf(account string) string {
 	s.t.Helper()
 	config, err := clientcmd.LoadFromFile(s.kubeconfig)
 	s.must(err)
 	for _, user := range config.AuthInfos {
-		user.Impersonate, user.ImpersonateGroups = impersonated().UserName, impersonated().Groups
+		user.Impersonate, user.ImpersonateGroups = account, groupsOf(account)
 	}
 	path := filepath.Join(s.t.TempDir(), "kubeconfig")
 	s.must(clientcmd.WriteToFile(*config, path))
@@ -133,14 +133,14 @@ func TestTheControllersAccountMayReadItsOwnSecretAndNoOther(t *testing.T) {
 		}
 	}
 	s.startExecutors()
-	s.startController(s.kubeconfigOfController(), "--namespace="+systemNamespace)
+	s.startController(s.kubeconfigOf(systemAccount), "--namespace="+systemNamespace)
 	s.create(taskPool("p", 1))
 	s.create(makeTaskBatch("b", "p", "true", 1))
 	if st := s.tasksEnded("b").Status; st.TaskSucceed != 1 {
 		t.Errorf("status %+v, want 1 succeeded", st)
 	}
 
-	c := s.asController()
+	c := s.clientOf(systemAccount)
 	got := secretNamed(systemNamespace, v1alpha1.RootSecretName)
 	if err := c.Get(s.ctx, client.ObjectKeyFromObject(got), got); err != nil || len(got.Data[corev1.TLSPrivateKeyKey]) == 0 {
 		t.Errorf("its own Secret: %v, members %d", err, len(got.Data))

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command docs checks what the documents of the checkout say about it: paths named in docs and comments exist, every
-// YAML block of the READMEs is a file under config/samples, one of docs/security.md a file of the network policies, and both
-// READMEs show the same blocks.
+// YAML block of the READMEs is a file under config/samples, one of docs/security.md a file of the network policies, both
+// READMEs show the same blocks, and docs/security.md gives a reason for every right that a role under config/rbac grants.
 //
 //	go run ./hack/verify/docs
 package main
@@ -62,7 +62,8 @@ func check(root fs.FS) ([]string, error) {
 		}
 		problems = append(problems, found...)
 	}
-	return problems, nil
+	rights, err := checkRights(root)
+	return append(problems, rights...), err
 }
 
 // checkShown returns a problem for each YAML block of a document that is no file in dir, and for a document without one.

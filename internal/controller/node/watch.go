@@ -70,8 +70,8 @@ func drainKeys(node *corev1.Node) []string {
 	return keys
 }
 
-// Allowed says whether the controller may watch nodes. Without the right, as where its rights end at some namespaces, it
-// works as if every node were fit.
+// Allowed says whether the controller may watch nodes. Without the right, as where its rights end at some namespaces, it goes by
+// the conditions of pods, as if every node were fit: the cluster marks pods of a node that is not Ready, and in the end deletes them.
 func Allowed(ctx context.Context, reader client.Reader) (bool, error) {
 	err := reader.List(ctx, &corev1.NodeList{}, client.Limit(1))
 	switch {
