@@ -27,6 +27,7 @@ const maxEvent = 64 << 20
 var (
 	errWatchCut = errors.New("the watch was cut")
 	errExpired  = errors.New("the watch's resource version expired")
+	errTooLong  = errors.New("no event is so long")
 )
 
 // stream is the body of a watch's reply, handed on event by event. It is read by one goroutine.
@@ -144,7 +145,7 @@ func nextDelimited(r *bufio.Reader) ([]byte, error) {
 	}
 	size := binary.BigEndian.Uint32(head)
 	if size > maxEvent {
-		return nil, fmt.Errorf("an event of %d bytes: no watch has such", size)
+		return nil, fmt.Errorf("%w: %d bytes", errTooLong, size)
 	}
 	event := append(head, make([]byte, size)...)
 	n, err := io.ReadFull(r, event[4:])
