@@ -69,14 +69,14 @@ func TestTheClientLibraryKnowsTheFaults(t *testing.T) {
 			})
 		}
 		t.Run(contentType+" a watch that is expired, refused or expires", func(t *testing.T) {
-			s := start(t, func(w http.ResponseWriter, _ *http.Request) {
+			s := start(t, func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Content-Type", contentType+";stream=watch")
 				event := podEvent(t, contentType)
 				_, _ = w.Write(event) // the client sees what is missing
 				_ = http.NewResponseController(w).Flush()
 				_, _ = w.Write(event[:3]) // the next one never comes whole
 				_ = http.NewResponseController(w).Flush()
-				time.Sleep(time.Second) // longer than the watch lives
+				<-r.Context().Done()
 			}, Options{Rates: only(ExpiredWatch), WatchLife: Range{200 * time.Millisecond, 200 * time.Millisecond}})
 			client := s.client("one", contentType)
 			begin := func(parameter, value string) (watch.Interface, error) {

@@ -32,22 +32,25 @@ const (
 	// RefusedWatchList answers 422 to a watch that asks for what there is first (sendInitialEvents), as API servers do that
 	// can't: the client lists instead, at resourceVersion=0, and so may meet a StaleList.
 	RefusedWatchList Kind = "refusedWatchList"
-	// WatchCut closes the connection of a watch after a time from Options.WatchLife.
+	// WatchCut closes the connection of a watch.
 	WatchCut Kind = "watchCut"
-	// ExpiredEvent ends a watch by an ERROR event with 410 after a time from Options.WatchLife.
+	// ExpiredEvent ends a watch by an ERROR event with 410.
 	ExpiredEvent Kind = "expiredEvent"
 	// DelayedEvent holds one event of a watch, and with it those behind it, back for a time from Options.EventDelay.
 	DelayedEvent Kind = "delayedEvent"
 )
 
-// kinds are those of which a request meets one at most, in the order in which they are drawn. The order and the place of
-// each decide what a seed draws.
-var kinds = [...]Kind{
-	Conflict, TooManyRequests, InternalError, LostReply, CutReply, SlowReply, StaleList, ExpiredWatch, RefusedWatchList, WatchCut, ExpiredEvent,
-}
+// What is drawn together, in this order: one at most is met at a time. The order, and the place of each, decide what a seed
+// draws.
+var (
+	perRequest = []Kind{Conflict, TooManyRequests, InternalError, LostReply, CutReply, SlowReply, StaleList, ExpiredWatch, RefusedWatchList}
+	perSpan    = []Kind{WatchCut, ExpiredEvent}
+	perEvent   = []Kind{DelayedEvent}
+)
 
-// Rates say how often each kind of fault is injected, from 0 (never, as a kind that isn't named) to 1: DelayedEvent for each
-// event of a watch, the others for each request that can meet them.
+// Rates say how often each kind of fault is injected, from 0 (never, as a kind that isn't named) to 1, each time that it could
+// be: DelayedEvent at each event of a watch, WatchCut and ExpiredEvent at the end of each span of a watch's life (a time from
+// Options.WatchLife, again and again), the others at each request.
 type Rates struct {
 	// Objects are the rates of all requests but those for leases.
 	Objects map[Kind]float64
@@ -58,20 +61,22 @@ type Rates struct {
 // validate returns what is wrong with the rates.
 func (r Rates) validate() error {
 	for name, rates := range map[string]map[Kind]float64{"objects": r.Objects, "leases": r.Leases} {
-		sum := 0.0
 		for kind, rate := range rates {
-			if kind != DelayedEvent && !slices.Contains(kinds[:], kind) {
+			if !slices.Contains(slices.Concat(perRequest, perSpan, perEvent), kind) {
 				return fmt.Errorf("rates of %s: there is no fault %q", name, kind)
 			}
 			if !(rate >= 0 && rate <= 1) { // a NaN is neither
 				return fmt.Errorf("rates of %s: the rate of %s must be from 0 to 1, not %v", name, kind, rate)
 			}
-			if kind != DelayedEvent {
-				sum += rate
-			}
 		}
-		if sum > 1 {
-			return fmt.Errorf("rates of %s: a request meets one fault at most, so they must not sum to more than 1 (%s apart), as %v does", name, DelayedEvent, sum)
+		for _, together := range [][]Kind{perRequest, perSpan} {
+			sum := 0.0
+			for _, kind := range together {
+				sum += rates[kind]
+			}
+			if sum > 1+1e-9 { // tenths don't sum up exactly
+				return fmt.Errorf("rates of %s: of %v one at most is met at a time, so they must not sum to more than 1, as %v does", name, together, sum)
+			}
 		}
 	}
 	return nil
@@ -98,43 +103,47 @@ type draw struct {
 	pick  float64    // which fault
 	share float64    // how long it takes, within its range
 	stale float64    // which of the earlier replies
+	spans *rand.Rand // for the spans of a watch's life
 	event *rand.Rand // for the events of a watch
 }
 
 // newDraw draws for the next request of a controller. It takes the same amount of chance for every request, so that those
-// that follow don't depend on what this one is, nor on how many events its watch has.
+// that follow don't depend on what this one is, nor on how long its watch lives and how many events it has.
 func newDraw(source *rand.Rand) draw {
 	return draw{
 		pick: source.Float64(), share: source.Float64(), stale: source.Float64(),
+		spans: rand.New(rand.NewPCG(source.Uint64(), source.Uint64())),
 		event: rand.New(rand.NewPCG(source.Uint64(), source.Uint64())),
 	}
 }
 
-// choose returns the fault of a request, or "" for none. The kinds stand side by side on the line from 0 to 1, each as wide
-// as its rate; the request meets the one that the pick falls into if it can meet it:
-//
-//	| fault                       | can meet it                                                       |
-//	|-----------------------------|-------------------------------------------------------------------|
-//	| Conflict                    | PUT, PATCH                                                        |
-//	| TooManyRequests             | all                                                               |
-//	| InternalError               | all                                                               |
-//	| LostReply, CutReply         | writes                                                            |
-//	| SlowReply                   | all but watches                                                   |
-//	| StaleList                   | lists at resourceVersion=0 that say nothing against old data      |
-//	| ExpiredWatch                | watches from a resource version                                   |
-//	| RefusedWatchList            | watches with sendInitialEvents                                    |
-//	| WatchCut, ExpiredEvent      | watches                                                           |
-func choose(req request, rates map[Kind]float64, pick float64) Kind {
+// pickOf returns the kind that a pick falls into, or "" for none: the kinds stand side by side on the line from 0 to 1, each as
+// wide as its rate.
+func pickOf(kinds []Kind, rates map[Kind]float64, pick float64) Kind {
 	for _, kind := range kinds {
-		rate := rates[kind]
-		if pick >= rate {
-			pick -= rate
-			continue
-		}
-		if canMeet(req, kind) {
+		if pick < rates[kind] {
 			return kind
 		}
-		return ""
+		pick -= rates[kind]
+	}
+	return ""
+}
+
+// choose returns the fault of a request, or "" for none: what the pick falls into, if the request can meet it.
+//
+//	| fault               | can meet it                                                  |
+//	|---------------------|--------------------------------------------------------------|
+//	| Conflict            | PUT, PATCH                                                   |
+//	| TooManyRequests     | all                                                          |
+//	| InternalError       | all                                                          |
+//	| LostReply, CutReply | writes                                                       |
+//	| SlowReply           | all but watches                                              |
+//	| StaleList           | lists at resourceVersion=0 that say nothing against old data |
+//	| ExpiredWatch        | watches from a resource version                              |
+//	| RefusedWatchList    | watches with sendInitialEvents                               |
+func choose(req request, rates map[Kind]float64, pick float64) Kind {
+	if kind := pickOf(perRequest, rates, pick); canMeet(req, kind) {
+		return kind
 	}
 	return ""
 }
@@ -156,8 +165,6 @@ func canMeet(req request, kind Kind) bool {
 		return req.verb == verbWatch && req.version != "" && req.version != "0"
 	case RefusedWatchList:
 		return req.verb == verbWatch && req.initialEvents
-	case WatchCut, ExpiredEvent:
-		return req.verb == verbWatch
 	default:
 		return false
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,11 +78,11 @@ func TestARequestMeetsOnlyWhatItCanMeet(t *testing.T) {
 		"an update":                          {"PUT", pod, []Kind{Conflict, LostReply, CutReply, SlowReply}},
 		"a patch":                            {"PATCH", pod, []Kind{Conflict, LostReply, CutReply, SlowReply}},
 		"a delete":                           {"DELETE", pod, []Kind{LostReply, CutReply, SlowReply}},
-		"a watch from now":                   {"GET", pods + "?watch=true", []Kind{WatchCut, ExpiredEvent}},
-		"a watch from any time":              {"GET", pods + "?watch=true&resourceVersion=0", []Kind{WatchCut, ExpiredEvent}},
-		"a watch from a version":             {"GET", pods + "?watch=true&resourceVersion=9", []Kind{ExpiredWatch, WatchCut, ExpiredEvent}},
-		"a watch with what there is":         {"GET", pods + "?watch=true&sendInitialEvents=true", []Kind{RefusedWatchList, WatchCut, ExpiredEvent}},
-		"a watch of one object by its field": {"GET", pods + "?watch=true&fieldSelector=metadata.name%3Dp", []Kind{WatchCut, ExpiredEvent}},
+		"a watch from now":                   {"GET", pods + "?watch=true", nil},
+		"a watch from any time":              {"GET", pods + "?watch=true&resourceVersion=0", nil},
+		"a watch from a version":             {"GET", pods + "?watch=true&resourceVersion=9", []Kind{ExpiredWatch}},
+		"a watch with what there is":         {"GET", pods + "?watch=true&sendInitialEvents=true", []Kind{RefusedWatchList}},
+		"a watch of one object by its field": {"GET", pods + "?watch=true&fieldSelector=metadata.name%3Dp", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := map[Kind]bool{}
@@ -89,7 +90,7 @@ func TestARequestMeetsOnlyWhatItCanMeet(t *testing.T) {
 				want[kind] = true
 			}
 			req := mustParse(t, c.method, c.url)
-			for _, kind := range kinds {
+			for _, kind := range perRequest {
 				if got := choose(req, map[Kind]float64{kind: 1}, 0.5) == kind; got != want[kind] {
 					t.Errorf("%s: met is %v, want %v", kind, got, want[kind])
 				}
@@ -125,10 +126,10 @@ func TestDrawsDependOnTheSeedAndTheOrderOfRequestsAlone(t *testing.T) {
 		for range 10 {
 			d := newDraw(source)
 			requests = append(requests, d.pick, d.share, d.stale)
-			for i := range events {
-				if share := d.event.Float64(); i == 0 {
-					ofEvents = append(ofEvents, share)
-				}
+			ofEvents = append(ofEvents, d.event.Float64(), d.spans.Float64())
+			for range events {
+				d.event.Float64()
+				d.spans.Float64()
 			}
 		}
 		return requests, ofEvents
@@ -149,7 +150,9 @@ func TestRatesThatCanNotBeAreRefused(t *testing.T) {
 		want  string
 	}{
 		"none":                           {Rates{}, ""},
-		"all that there is":              {Rates{Objects: map[Kind]float64{Conflict: 0.5, SlowReply: 0.5, DelayedEvent: 1}}, ""},
+		"all that there is":              {Rates{Objects: map[Kind]float64{Conflict: 0.5, SlowReply: 0.5, WatchCut: 0.5, ExpiredEvent: 0.5, DelayedEvent: 1}}, ""},
+		"ten tenths, which are more":     {Rates{Objects: map[Kind]float64{Conflict: 0.1, TooManyRequests: 0.2, InternalError: 0.3, LostReply: 0.4}}, ""},
+		"spans of which two would apply": {Rates{Leases: map[Kind]float64{WatchCut: 0.6, ExpiredEvent: 0.6}}, "must not sum to more than 1"},
 		"an unknown kind":                {Rates{Objects: map[Kind]float64{"flood": 0.1}}, `rates of objects: there is no fault "flood"`},
 		"a negative rate":                {Rates{Leases: map[Kind]float64{Conflict: -0.1}}, "rates of leases: the rate of conflict must be from 0 to 1"},
 		"a rate above 1":                 {Rates{Objects: map[Kind]float64{DelayedEvent: 1.5}}, "must be from 0 to 1"},
@@ -182,7 +185,7 @@ func TestEveryFaultThatIsAReplyHasOne(t *testing.T) {
 		Conflict: http.StatusConflict, TooManyRequests: http.StatusTooManyRequests, InternalError: http.StatusInternalServerError,
 		LostReply: http.StatusGatewayTimeout, ExpiredWatch: http.StatusGone, RefusedWatchList: http.StatusUnprocessableEntity, ExpiredEvent: http.StatusGone,
 	}
-	for _, kind := range kinds {
+	for _, kind := range slices.Concat(perRequest, perSpan, perEvent) {
 		status, ok := statusOf(kind, request{})
 		if code := want[kind]; ok != (code != 0) || status.Code != code {
 			t.Errorf("%s: %v %d, want %d", kind, ok, status.Code, code)

@@ -50,7 +50,8 @@ type Options struct {
 	Rates Rates
 	// Slow is how late a SlowReply is. Default: 50 ms to 2 s.
 	Slow Range
-	// WatchLife is after what time a watch meets WatchCut or ExpiredEvent. Default: 0 to 10 s.
+	// WatchLife is how long a span of a watch's life is, at whose end it may meet WatchCut or ExpiredEvent; at least 1 ms.
+	// Default: 0 to 10 s.
 	WatchLife Range
 	// EventDelay is how late a DelayedEvent is. Default: 10 to 500 ms.
 	EventDelay Range
@@ -191,8 +192,7 @@ func (p *Proxy) Kubeconfig(controller string) string {
 	return filepath.Join(p.dir, controller+".kubeconfig")
 }
 
-// SetRates changes the rates for all requests from now on. A watch that is under way isn't ended by a fault whose rate is 0 by
-// then.
+// SetRates changes the rates for all requests, and for watches under way too, from now on.
 func (p *Proxy) SetRates(rates Rates) error {
 	if err := rates.validate(); err != nil {
 		return err
@@ -294,7 +294,7 @@ func (p *Proxy) end(call *call) {
 func (p *Proxy) handler(call *call) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		t := trip{proxy: p, req: parse(r.Method, r.URL), draw: call.draw, cancel: call.cancel}
-		t.fault = choose(t.req, p.rates.Load().of(t.req), t.draw.pick)
+		t.fault = choose(t.req, t.rates(), t.draw.pick)
 		reverse := httputil.ReverseProxy{
 			Rewrite: func(r *httputil.ProxyRequest) {
 				r.SetURL(p.target)

@@ -475,7 +475,7 @@ func TestAnExpiredWatchEndsWithAnEventThatSaysSo(t *testing.T) {
 	s.wantCounts(map[Kind]int64{ExpiredEvent: 1})
 }
 
-func TestAWatchOutlivesFaultsThatAreSwitchedOff(t *testing.T) {
+func TestAWatchLivesByTheRatesOfTheHour(t *testing.T) {
 	lines := make(chan string)
 	s := start(t, events(lines), Options{Rates: only(WatchCut), WatchLife: Range{200 * time.Millisecond, 200 * time.Millisecond}})
 	_, r := s.watch("one")
@@ -486,6 +486,12 @@ func TestAWatchOutlivesFaultsThatAreSwitchedOff(t *testing.T) {
 		t.Errorf("got %q, %v", got, err)
 	}
 	s.wantCounts(map[Kind]int64{})
+
+	s.setRates(map[Kind]float64{WatchCut: 1})
+	if got, err := r.ReadString('\n'); err == nil {
+		t.Errorf("with faults again it goes on with %q", got)
+	}
+	s.wantCounts(map[Kind]int64{WatchCut: 1})
 }
 
 func TestDelayedEventsKeepTheirOrder(t *testing.T) {

@@ -36,10 +36,9 @@ type stream struct {
 	body    io.ReadCloser   // from the API server
 	events  *bufio.Reader   // of the body
 	framing framing
-	timer   *time.Timer          // of the end that was drawn, nil for none
 	hold    func() time.Duration // how long the next event is held back
 	ended   func(Kind)           // counts
-	last    []byte               // the ERROR event of an expired watch
+	expired metav1.Status        // what an expired watch ends with
 
 	rest []byte // what is left of an event that didn't fit into the reader's buffer
 	err  error  // comes after it
@@ -66,13 +65,22 @@ func (s *stream) next() ([]byte, error) {
 		s.ended(WatchCut)
 		return nil, cause
 	case errors.Is(cause, errExpired):
-		s.ended(ExpiredEvent)
-		return s.last, io.EOF
+		return s.last()
 	case cause != nil:
 		return nil, cause
 	default:
 		return event, err
 	}
+}
+
+// last returns the event that ends an expired watch.
+func (s *stream) last() ([]byte, error) {
+	event, err := s.framing.event(s.expired)
+	if err != nil {
+		return nil, fmt.Errorf("encode the last event of a watch: %w", err)
+	}
+	s.ended(ExpiredEvent)
+	return event, io.EOF
 }
 
 // read waits for the next event, and as long as it is held back.
@@ -88,12 +96,7 @@ func (s *stream) read() ([]byte, error) {
 }
 
 // Close implements [io.Closer].
-func (s *stream) Close() error {
-	if s.timer != nil {
-		s.timer.Stop()
-	}
-	return s.body.Close()
-}
+func (s *stream) Close() error { return s.body.Close() }
 
 // wait returns after a time, or when the context ends with its error.
 func wait(ctx context.Context, d time.Duration) error {

@@ -93,44 +93,43 @@ func (t trip) watch(r *http.Request) (*http.Response, error) {
 	if err != nil || resp.StatusCode != http.StatusOK {
 		return resp, err
 	}
+	status, _ := statusOf(ExpiredEvent, t.req)
 	s := &stream{
 		ctx: r.Context(), body: resp.Body, events: bufio.NewReader(resp.Body), framing: framingOf(resp.Header),
-		hold: t.hold, ended: t.proxy.count,
+		hold: t.hold, ended: t.proxy.count, expired: status,
 	}
+	t.proxy.running.Go(func() { t.age(r.Context(), s.framing) }) // ends with the request
 	resp.Body = s
-	var cause error
-	switch {
-	case t.fault == WatchCut:
-		cause = errWatchCut
-	case t.fault == ExpiredEvent && s.framing.event != nil:
-		status, _ := statusOf(ExpiredEvent, t.req)
-		if s.last, err = s.framing.event(status); err != nil {
-			return nil, errors.Join(fmt.Errorf("encode an event: %w", err), s.Close())
-		}
-		cause = errExpired
-	default:
-		return resp, nil
-	}
-	s.timer = time.AfterFunc(t.proxy.watchLife.at(t.draw.share), func() {
-		if t.rate(t.fault) > 0 { // else the faults ended before the watch
-			t.cancel(cause)
-		}
-	})
 	return resp, nil
+}
+
+// age ends a watch when its time has come.
+func (t trip) age(ctx context.Context, framing framing) {
+	span := func() time.Duration { return max(time.Millisecond, t.proxy.watchLife.at(t.draw.spans.Float64())) }
+	for wait(ctx, span()) == nil {
+		switch pickOf(perSpan, t.rates(), t.draw.spans.Float64()) {
+		case WatchCut:
+			t.cancel(errWatchCut)
+		case ExpiredEvent:
+			if framing.event != nil {
+				t.cancel(errExpired)
+			}
+		}
+	}
 }
 
 // hold returns how long the next event of the watch is held back.
 func (t trip) hold() time.Duration {
 	pick, share := t.draw.event.Float64(), t.draw.event.Float64()
-	if pick >= t.rate(DelayedEvent) {
+	if pickOf(perEvent, t.rates(), pick) == "" {
 		return 0
 	}
 	t.proxy.count(DelayedEvent)
 	return t.proxy.eventDelay.at(share)
 }
 
-// rate returns how often requests as this one meet a fault now.
-func (t trip) rate(kind Kind) float64 { return t.proxy.rates.Load().of(t.req)[kind] }
+// rates returns how often requests as this one meet faults now.
+func (t trip) rates() map[Kind]float64 { return t.proxy.rates.Load().of(t.req) }
 
 // drain reads a body to its end, so that its connection can be used again.
 func drain(body io.ReadCloser) error {
