@@ -60,23 +60,31 @@ type Rates struct {
 
 // validate returns what is wrong with the rates.
 func (r Rates) validate() error {
-	for name, rates := range map[string]map[Kind]float64{"objects": r.Objects, "leases": r.Leases} {
-		for kind, rate := range rates {
-			if !slices.Contains(slices.Concat(perRequest, perSpan, perEvent), kind) {
-				return fmt.Errorf("rates of %s: there is no fault %q", name, kind)
-			}
-			if !(rate >= 0 && rate <= 1) { // a NaN is neither
-				return fmt.Errorf("rates of %s: the rate of %s must be from 0 to 1, not %v", name, kind, rate)
-			}
+	if err := validate(r.Objects); err != nil {
+		return fmt.Errorf("rates of objects: %w", err)
+	}
+	if err := validate(r.Leases); err != nil {
+		return fmt.Errorf("rates of leases: %w", err)
+	}
+	return nil
+}
+
+func validate(rates map[Kind]float64) error {
+	for kind, rate := range rates {
+		if !slices.Contains(slices.Concat(perRequest, perSpan, perEvent), kind) {
+			return fmt.Errorf("there is no fault %q", kind)
 		}
-		for _, together := range [][]Kind{perRequest, perSpan} {
-			sum := 0.0
-			for _, kind := range together {
-				sum += rates[kind]
-			}
-			if sum > 1+1e-9 { // tenths don't sum up exactly
-				return fmt.Errorf("rates of %s: of %v one at most is met at a time, so they must not sum to more than 1, as %v does", name, together, sum)
-			}
+		if !(rate >= 0 && rate <= 1) { // a NaN is neither
+			return fmt.Errorf("the rate of %s must be from 0 to 1, not %v", kind, rate)
+		}
+	}
+	for _, together := range [][]Kind{perRequest, perSpan} {
+		sum := 0.0
+		for _, kind := range together {
+			sum += rates[kind]
+		}
+		if sum > 1+1e-9 { // tenths don't sum up exactly
+			return fmt.Errorf("of %v one at most is met at a time, so they must not sum to more than 1, as %v does", together, sum)
 		}
 	}
 	return nil

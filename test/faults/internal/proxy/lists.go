@@ -94,7 +94,7 @@ func (r *recording) Read(p []byte) (int, error) {
 	}
 	r.read.Write(p[:n])
 	switch {
-	case err == io.EOF: //nolint:errorlint // readers return it bare
+	case err == io.EOF:
 		r.done(r.read.Bytes())
 		r.done = nil
 	case r.read.Len() > maxReplyBytes:

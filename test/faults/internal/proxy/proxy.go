@@ -126,6 +126,9 @@ func Start(ctx context.Context, o Options) (*Proxy, error) {
 func newProxy(o Options) (*Proxy, error) {
 	config := rest.CopyConfig(o.Config)
 	config.DisableCompression = true // bodies go through as they are, compressed if the controller asked for that
+	if config.Dial == nil {
+		config.Dial = (&net.Dialer{}).DialContext // makes the connections the proxy's own, and not the process's
+	}
 	transport, err := rest.TransportFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the API server: %w", err)
@@ -300,10 +303,9 @@ func (p *Proxy) handler(call *call) http.HandlerFunc {
 				r.SetURL(p.target)
 				r.Out.Header.Del("Authorization") // else it would go before the proxy's own
 			},
-			Transport:     t,
-			FlushInterval: -1,
-			ErrorLog:      log.New(io.Discard, "", 0),
-			ErrorHandler:  func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
+			Transport:    t, // streams, which have no length, are flushed at once
+			ErrorLog:     log.New(io.Discard, "", 0),
+			ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
 		}
 		reverse.ServeHTTP(w, r)
 	}

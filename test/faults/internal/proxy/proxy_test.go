@@ -8,6 +8,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -78,23 +79,36 @@ func (s started) do(ctx context.Context, controller string, r *http.Request) (*h
 	return transport.RoundTrip(full)
 }
 
-// call sends a request as controller one, and returns the reply and its whole body.
-func (s started) call(method, url, body string) (*http.Response, string, error) {
+// reply is one that was read to its end.
+type reply struct {
+	code   int
+	header http.Header
+	body   string
+}
+
+// call sends a request as controller one.
+func (s started) call(method, url, body string) (reply, error) {
 	s.t.Helper()
 	return s.callAs("one", method, url, body)
 }
 
-func (s started) callAs(controller, method, url, body string) (*http.Response, string, error) {
+// callAs sends a request as a controller.
+func (s started) callAs(controller, method, url, body string) (reply, error) {
+	s.t.Helper()
+	return s.read(controller, httptest.NewRequest(method, url, strings.NewReader(body)))
+}
+
+// read sends a request as a controller.
+func (s started) read(controller string, r *http.Request) (reply, error) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
-	resp, err := s.do(ctx, controller, httptest.NewRequest(method, url, strings.NewReader(body)))
+	resp, err := s.do(ctx, controller, r)
 	if err != nil {
-		return nil, "", err
+		return reply{}, err
 	}
-	defer resp.Body.Close()
-	got, err := io.ReadAll(resp.Body)
-	return resp, string(got), err
+	body, err := io.ReadAll(resp.Body)
+	return reply{resp.StatusCode, resp.Header, string(body)}, errors.Join(err, resp.Body.Close())
 }
 
 func (s started) setRates(rates map[Kind]float64) {
@@ -109,6 +123,16 @@ func (s started) wantCounts(want map[Kind]int64) {
 	if diff := cmp.Diff(want, s.Counts()); diff != "" {
 		s.t.Errorf("counts (-want +got):\n%s", diff)
 	}
+}
+
+// wantNoCalls waits until nothing of a controller is under way.
+func (s started) wantNoCalls(controller string) {
+	s.t.Helper()
+	eventually(s.t, "no request under way", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.callers[controller].calls) == 0
+	})
 }
 
 // eventually waits until a condition holds.
@@ -155,27 +179,29 @@ func TestWithoutRatesAllGoesThroughAsItIs(t *testing.T) {
 		"Content-Type": {"application/merge-patch+json"}, "Accept": {"application/vnd.kubernetes.protobuf"}, "Accept-Encoding": {"gzip"},
 		"User-Agent": {"controller/1"}, "Authorization": {"Bearer other"},
 	}
-	resp, err := s.do(t.Context(), "one", r)
+	got, err := s.read("one", r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Header.Del("Date")
+	got.header.Del("Date")
 	want := http.Header{
 		"Content-Type": {"application/vnd.kubernetes.protobuf"}, "Content-Encoding": {"gzip"}, "Audit-Id": {"7"},
 		"Warning": {`299 - "one"`, `299 - "two"`}, "Content-Length": {fmt.Sprint(zipped.Len())},
 	}
-	if diff := cmp.Diff(want, resp.Header); diff != "" {
+	if diff := cmp.Diff(want, got.header); diff != "" {
 		t.Errorf("headers (-want +got):\n%s", diff)
 	}
-	if resp.StatusCode != http.StatusAccepted || !bytes.Equal(body, zipped.Bytes()) {
-		t.Errorf("got %d %q, want 202 and the body as it was sent", resp.StatusCode, body)
+	if got.code != http.StatusAccepted || got.body != zipped.String() {
+		t.Errorf("got %d %q, want 202 and the body as it was sent", got.code, got.body)
 	}
 	s.wantCounts(map[Kind]int64{})
+}
+
+func TestNothingIsCompressedForAClientThatDoesNotAskForIt(t *testing.T) {
+	s := start(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Header.Get("Accept-Encoding")) }, Options{})
+	if got, err := s.call("GET", podPath, ""); err != nil || got.body != "" {
+		t.Errorf("the API server was asked for %q, %v", got.body, err)
+	}
 }
 
 // Each fault that is a reply: its status, and whether the write landed.
@@ -202,23 +228,23 @@ func TestFaultsThatAreReplies(t *testing.T) {
 				fmt.Fprint(w, "done")
 			}, Options{Rates: only(c.fault)})
 
-			resp, body, err := s.call(c.method, c.url, strings.Repeat("x", 1<<20))
+			got, err := s.call(c.method, c.url, strings.Repeat("x", 1<<20))
 			if err != nil {
 				t.Fatal(err)
 			}
 			var status metav1.Status
-			if err := json.Unmarshal([]byte(body), &status); err != nil {
-				t.Fatalf("%v: %s", err, body)
+			if err := json.Unmarshal([]byte(got.body), &status); err != nil {
+				t.Fatalf("%v: %s", err, got.body)
 			}
-			if resp.StatusCode != c.wantCode || int(status.Code) != c.wantCode || status.Reason != c.wantReason ||
+			if got.code != c.wantCode || int(status.Code) != c.wantCode || status.Reason != c.wantReason ||
 				status.Kind != "Status" || status.APIVersion != "v1" || status.Status != metav1.StatusFailure || status.Message == "" {
-				t.Errorf("got %d %s, want %d %s", resp.StatusCode, body, c.wantCode, c.wantReason)
+				t.Errorf("got %d %s, want %d %s", got.code, got.body, c.wantCode, c.wantReason)
 			}
-			if got := resp.Header.Get("Retry-After"); got != c.wantRetry {
-				t.Errorf("Retry-After is %q, want %q", got, c.wantRetry)
+			if after := got.header.Get("Retry-After"); after != c.wantRetry {
+				t.Errorf("Retry-After is %q, want %q", after, c.wantRetry)
 			}
-			if got := resp.Header.Get("Content-Type"); got != "application/json" {
-				t.Errorf("Content-Type is %q", got)
+			if format := got.header.Get("Content-Type"); format != "application/json" {
+				t.Errorf("Content-Type is %q", format)
 			}
 			if got := hits.Load(); got != c.wantLanded {
 				t.Errorf("%d requests came to the API server, want %d", got, c.wantLanded)
@@ -226,8 +252,8 @@ func TestFaultsThatAreReplies(t *testing.T) {
 			s.wantCounts(map[Kind]int64{c.fault: 1})
 
 			s.setRates(nil)
-			if resp, body, err := s.call(c.method, c.url, ""); err != nil || resp.StatusCode != http.StatusOK || body != "done" {
-				t.Errorf("without faults the same gets %v %q %v", resp, body, err)
+			if got, err := s.call(c.method, c.url, ""); err != nil || got.code != http.StatusOK || got.body != "done" {
+				t.Errorf("without faults the same gets %v %q %v", got.code, got.body, err)
 			}
 			s.wantCounts(map[Kind]int64{c.fault: 1})
 		})
@@ -237,15 +263,15 @@ func TestFaultsThatAreReplies(t *testing.T) {
 func TestACutReplysWriteLandedOnceAndARetryComesThrough(t *testing.T) {
 	var hits atomic.Int64
 	s := start(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, hits.Add(1)) }, Options{Rates: only(CutReply)})
-	if resp, body, err := s.call("PATCH", podPath, "x"); err == nil {
-		t.Errorf("got %d %q, want an error", resp.StatusCode, body)
+	if got, err := s.call("PATCH", podPath, "x"); err == nil {
+		t.Errorf("got %d %q, want an error", got.code, got.body)
 	}
 	if got := hits.Load(); got != 1 {
 		t.Errorf("the write landed %d times, want once", got)
 	}
 	s.setRates(nil)
-	if _, body, err := s.call("PATCH", podPath, "x"); err != nil || body != "2" {
-		t.Errorf("the retry gets %q, %v", body, err)
+	if got, err := s.call("PATCH", podPath, "x"); err != nil || got.body != "2" {
+		t.Errorf("the retry gets %q, %v", got.body, err)
 	}
 	s.wantCounts(map[Kind]int64{CutReply: 1})
 }
@@ -254,8 +280,8 @@ func TestACutReplysWriteLandedOnceAndARetryComesThrough(t *testing.T) {
 func TestRefusedWritesLoseNoReply(t *testing.T) {
 	for _, kind := range []Kind{LostReply, CutReply} {
 		s := start(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "taken", http.StatusConflict) }, Options{Rates: only(kind)})
-		if resp, body, err := s.call("PATCH", podPath, "x"); err != nil || resp.StatusCode != http.StatusConflict || body != "taken\n" {
-			t.Errorf("%s: got %v %q %v", kind, resp, body, err)
+		if got, err := s.call("PATCH", podPath, "x"); err != nil || got.code != http.StatusConflict || got.body != "taken\n" {
+			t.Errorf("%s: got %v %q %v", kind, got.code, got.body, err)
 		}
 		s.wantCounts(map[Kind]int64{})
 	}
@@ -268,9 +294,9 @@ func TestASlowReplyComesLateAndItsWriteLandedInTime(t *testing.T) {
 		fmt.Fprint(w, "done")
 	}, Options{Rates: only(SlowReply), Slow: Range{150 * time.Millisecond, 200 * time.Millisecond}})
 	begun := time.Now()
-	_, body, err := s.call("POST", podsPath, "x")
-	if err != nil || body != "done" {
-		t.Fatalf("got %q, %v", body, err)
+	got, err := s.call("POST", podsPath, "x")
+	if err != nil || got.body != "done" {
+		t.Fatalf("got %q, %v", got.body, err)
 	}
 	if took := time.Since(begun); took < 150*time.Millisecond {
 		t.Errorf("took %v, want 150 ms or more", took)
@@ -280,17 +306,17 @@ func TestASlowReplyComesLateAndItsWriteLandedInTime(t *testing.T) {
 }
 
 func TestASlowReplyIsGivenUpWithItsClient(t *testing.T) {
-	landed := make(chan struct{})
-	s := start(t, func(http.ResponseWriter, *http.Request) { close(landed) }, Options{Rates: only(SlowReply), Slow: Range{time.Hour, time.Hour}})
+	s := start(t, func(http.ResponseWriter, *http.Request) {}, Options{Rates: only(SlowReply), Slow: Range{time.Hour, time.Hour}})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
-		<-landed
+		eventually(t, "a reply held back", func() bool { return s.Counts()[SlowReply] == 1 })
 		cancel()
 	}()
 	if resp, err := s.do(ctx, "one", httptest.NewRequest("POST", podsPath, nil)); err == nil {
 		t.Errorf("got %d, want an error", resp.StatusCode)
 		_ = resp.Body.Close() // the test has failed
 	}
+	s.wantNoCalls("one")
 }
 
 func TestLeasesHaveRatesOfTheirOwn(t *testing.T) {
@@ -298,8 +324,8 @@ func TestLeasesHaveRatesOfTheirOwn(t *testing.T) {
 	wantCodes := func(lease, pod int) {
 		t.Helper()
 		for url, want := range map[string]int{leaseURL: lease, podPath: pod} {
-			if resp, _, err := s.call("PUT", url, "x"); err != nil || resp.StatusCode != want {
-				t.Errorf("%s: got %v %v, want %d", url, resp, err, want)
+			if got, err := s.call("PUT", url, "x"); err != nil || got.code != want {
+				t.Errorf("%s: got %v %v, want %d", url, got.code, err, want)
 			}
 		}
 	}
@@ -320,14 +346,14 @@ func TestStaleListsAreEarlierOnesAndOnlyWhereTheyMayBe(t *testing.T) {
 	const path, anyTime = podsPath + "?labelSelector=x", "&resourceVersion=0&limit=500"
 	list := func(controller, url string) string {
 		t.Helper()
-		resp, body, err := s.callAs(controller, "GET", url, "")
-		if err != nil || resp.StatusCode != http.StatusOK {
-			t.Fatalf("got %v, %v", resp, err)
+		got, err := s.callAs(controller, "GET", url, "")
+		if err != nil || got.code != http.StatusOK {
+			t.Fatalf("got %v, %v", got.code, err)
 		}
-		if got := resp.Header.Get("Content-Type"); !strings.HasPrefix(got, "application/json;of=") {
-			t.Errorf("Content-Type is %q", got)
+		if format := got.header.Get("Content-Type"); !strings.HasPrefix(format, "application/json;of=") {
+			t.Errorf("Content-Type is %q", format)
 		}
-		return body
+		return got.body
 	}
 	for _, c := range []struct{ controller, url, want, why string }{
 		{"one", path + anyTime, "1", "nothing is known yet"},
@@ -377,7 +403,7 @@ func events(lines <-chan string) http.HandlerFunc {
 }
 
 // watch starts one as a controller, and ends it with the test.
-func (s started) watch(controller string) (*http.Response, *bufio.Reader) {
+func (s started) watch(controller string) *bufio.Reader {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	s.t.Cleanup(cancel)
@@ -389,16 +415,16 @@ func (s started) watch(controller string) (*http.Response, *bufio.Reader) {
 	if resp.StatusCode != http.StatusOK {
 		s.t.Fatalf("got %d", resp.StatusCode)
 	}
-	return resp, bufio.NewReader(resp.Body)
+	if got := resp.Header.Get("Content-Type"); got != "application/json;stream=watch" {
+		s.t.Errorf("Content-Type is %q", got)
+	}
+	return bufio.NewReader(resp.Body)
 }
 
 func TestEventsGoThroughOneByOneAtOnce(t *testing.T) {
 	lines := make(chan string)
 	s := start(t, events(lines), Options{})
-	resp, r := s.watch("one") // its headers are there before any event
-	if got := resp.Header.Get("Content-Type"); got != "application/json;stream=watch" {
-		t.Errorf("Content-Type is %q", got)
-	}
+	r := s.watch("one") // its headers are there before any event
 	for i := range 5 {
 		want := fmt.Sprintf("{\"type\":\"ADDED\",\"n\":%d}\n", i)
 		lines <- want // the next only when this has arrived
@@ -444,7 +470,7 @@ func TestACancelledRequestIsCancelledAtTheAPIServer(t *testing.T) {
 func TestACutWatchEndsInTheMiddle(t *testing.T) {
 	lines := make(chan string)
 	s := start(t, events(lines), Options{Rates: only(WatchCut), WatchLife: Range{100 * time.Millisecond, 200 * time.Millisecond}})
-	_, r := s.watch("one")
+	r := s.watch("one")
 	lines <- "{}\n"
 	if got, err := r.ReadString('\n'); err != nil || got != "{}\n" {
 		t.Fatalf("got %q, %v", got, err)
@@ -458,7 +484,7 @@ func TestACutWatchEndsInTheMiddle(t *testing.T) {
 func TestAnExpiredWatchEndsWithAnEventThatSaysSo(t *testing.T) {
 	lines := make(chan string)
 	s := start(t, events(lines), Options{Rates: only(ExpiredEvent), WatchLife: Range{100 * time.Millisecond, 200 * time.Millisecond}})
-	_, r := s.watch("one")
+	r := s.watch("one")
 	lines <- "{}\n"
 	all, err := io.ReadAll(r)
 	first, last, _ := strings.Cut(string(all), "\n")
@@ -466,7 +492,7 @@ func TestAnExpiredWatchEndsWithAnEventThatSaysSo(t *testing.T) {
 		Type   string
 		Object metav1.Status
 	}
-	if err != nil || first != "{}" || json.Unmarshal([]byte(last), &event) != nil {
+	if err != nil || first != "{}" || !strings.HasSuffix(last, "\n") || json.Unmarshal([]byte(last), &event) != nil {
 		t.Fatalf("got %q, %v", all, err)
 	}
 	if event.Type != "ERROR" || event.Object.Code != http.StatusGone || event.Object.Reason != metav1.StatusReasonExpired || event.Object.Kind != "Status" {
@@ -478,7 +504,7 @@ func TestAnExpiredWatchEndsWithAnEventThatSaysSo(t *testing.T) {
 func TestAWatchLivesByTheRatesOfTheHour(t *testing.T) {
 	lines := make(chan string)
 	s := start(t, events(lines), Options{Rates: only(WatchCut), WatchLife: Range{200 * time.Millisecond, 200 * time.Millisecond}})
-	_, r := s.watch("one")
+	r := s.watch("one")
 	s.setRates(nil)
 	time.Sleep(300 * time.Millisecond) // nothing tells of what doesn't happen
 	lines <- "{}\n"
@@ -500,7 +526,7 @@ func TestDelayedEventsKeepTheirOrder(t *testing.T) {
 		Rates: Rates{Objects: map[Kind]float64{DelayedEvent: 0.5}}, EventDelay: Range{10 * time.Millisecond, 20 * time.Millisecond},
 	})
 	begun := time.Now()
-	_, r := s.watch("one")
+	r := s.watch("one")
 	for i := range 20 {
 		lines <- fmt.Sprintln(i)
 	}
@@ -525,19 +551,19 @@ func TestOneControllerIsCutOffAlone(t *testing.T) {
 			events(lines)(w, r)
 		}
 	}, Options{})
-	_, one := s.watch("one")
-	_, two := s.watch("two")
+	one := s.watch("one")
+	two := s.watch("two")
 	if err := s.CutOff("one"); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := one.ReadString('\n'); err == nil {
 		t.Errorf("the watch of the one goes on with %q", got)
 	}
-	if resp, _, err := s.callAs("one", "GET", podPath, ""); err == nil {
-		t.Errorf("the one that is cut off gets %d", resp.StatusCode)
+	if got, err := s.callAs("one", "GET", podPath, ""); err == nil {
+		t.Errorf("the one that is cut off gets %d", got.code)
 	}
-	if resp, _, err := s.callAs("two", "GET", podPath, ""); err != nil || resp.StatusCode != http.StatusOK {
-		t.Errorf("the other gets %v, %v", resp, err)
+	if got, err := s.callAs("two", "GET", podPath, ""); err != nil || got.code != http.StatusOK {
+		t.Errorf("the other gets %v, %v", got.code, err)
 	}
 	lines <- "{}\n"
 	if got, err := two.ReadString('\n'); err != nil || got != "{}\n" {
@@ -546,8 +572,8 @@ func TestOneControllerIsCutOffAlone(t *testing.T) {
 	if err := s.Restore("one"); err != nil {
 		t.Fatal(err)
 	}
-	if resp, _, err := s.callAs("one", "GET", podPath, ""); err != nil || resp.StatusCode != http.StatusOK {
-		t.Errorf("after Restore got %v, %v", resp, err)
+	if got, err := s.callAs("one", "GET", podPath, ""); err != nil || got.code != http.StatusOK {
+		t.Errorf("after Restore got %v, %v", got.code, err)
 	}
 	if s.CutOff("three") == nil || s.Restore("three") == nil {
 		t.Error("a controller that isn't there can be cut off")
@@ -557,6 +583,7 @@ func TestOneControllerIsCutOffAlone(t *testing.T) {
 // The client reads nothing, as a frozen process: what is sent to it stands in the connection, until that is cut.
 func TestAFrozenControllerIsCutOffToo(t *testing.T) {
 	ended := make(chan struct{})
+	var sent atomic.Int64
 	s := start(t, func(w http.ResponseWriter, r *http.Request) {
 		defer close(ended)
 		w.Header().Set("Content-Type", "application/json;stream=watch")
@@ -564,10 +591,15 @@ func TestAFrozenControllerIsCutOffToo(t *testing.T) {
 			if _, err := io.WriteString(w, strings.Repeat("x", 1<<16)+"\n"); err != nil {
 				return
 			}
+			sent.Add(1)
 		}
 	}, Options{})
 	s.watch("one")
-	time.Sleep(100 * time.Millisecond) // until the buffers are full; where they aren't the test is easier to pass
+	eventually(t, "all buffers full", func() bool {
+		before := sent.Load()
+		time.Sleep(200 * time.Millisecond)
+		return before > 0 && sent.Load() == before
+	})
 	if err := s.CutOff("one"); err != nil {
 		t.Fatal(err)
 	}
@@ -576,11 +608,7 @@ func TestAFrozenControllerIsCutOffToo(t *testing.T) {
 	case <-time.After(patience):
 		t.Error("the watch goes on")
 	}
-	eventually(t, "no request under way", func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return len(s.callers["one"].calls) == 0
-	})
+	s.wantNoCalls("one")
 }
 
 // play sends requests of all sorts and tells what became of each.
@@ -588,18 +616,17 @@ func play(t *testing.T, seed uint64) []string {
 	s := start(t, func(http.ResponseWriter, *http.Request) {}, Options{Seed: seed, Slow: Range{0, time.Microsecond}, Rates: Rates{
 		Objects: map[Kind]float64{Conflict: 0.1, TooManyRequests: 0.1, InternalError: 0.1, LostReply: 0.1, CutReply: 0.1, SlowReply: 0.1},
 	}})
-	var got []string
+	var fates []string
 	for i := range 60 {
-		controller := []string{"one", "two"}[i%2]
 		before := s.Counts()
-		resp, _, err := s.callAs(controller, []string{"GET", "PATCH", "POST"}[i%3], podPath, "x")
+		got, err := s.callAs([]string{"one", "two"}[i%2], []string{"GET", "PATCH", "POST"}[i%3], podPath, "x")
 		fate := "cut"
 		if err == nil {
-			fate = fmt.Sprint(resp.StatusCode, s.Counts()[SlowReply]-before[SlowReply])
+			fate = fmt.Sprint(got.code, s.Counts()[SlowReply]-before[SlowReply])
 		}
-		got = append(got, fate)
+		fates = append(fates, fate)
 	}
-	return got
+	return fates
 }
 
 func TestTheSameSeedDrawsTheSame(t *testing.T) {
@@ -639,7 +666,7 @@ func TestTheProxyEndsWithItsContextAndAllThatIsUnderWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := started{Proxy: p, t: t}
-	_, r := s.watch("one")
+	r := s.watch("one")
 	cancel()
 	if got, err := r.ReadString('\n'); err == nil {
 		t.Errorf("the watch goes on with %q", got)
@@ -657,7 +684,7 @@ func TestAnAPIServerThatIsNotThereLooksAsOne(t *testing.T) {
 	}
 	defer p.Close()
 	s := started{Proxy: p, t: t}
-	if resp, body, err := s.call("GET", podPath, ""); err == nil {
-		t.Errorf("got %d %s, want a closed connection", resp.StatusCode, body)
+	if got, err := s.call("GET", podPath, ""); err == nil {
+		t.Errorf("got %d %s, want a closed connection", got.code, got.body)
 	}
 }

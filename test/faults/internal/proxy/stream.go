@@ -150,7 +150,8 @@ func nextDelimited(r *bufio.Reader) ([]byte, error) {
 	if size > maxEvent {
 		return nil, fmt.Errorf("%w: %d bytes", errTooLong, size)
 	}
-	event := append(head, make([]byte, size)...)
+	event := make([]byte, 4+size)
+	copy(event, head)
 	n, err := io.ReadFull(r, event[4:])
 	return event[:4+n], err
 }
