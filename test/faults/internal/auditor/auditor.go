@@ -95,8 +95,9 @@ type Settings struct {
 	// End is when the run was over, some time after the last fault and the last edit. Defaults to the time of the last change.
 	End time.Time
 
-	// Settle is how long a world without faults may take to come to rest: what is wrong then and at End is a finding.
-	// Defaults to 15 s.
+	// Settle is how long before End nothing was done to the world any more, and it should have been at rest: what is wrong both
+	// then and at End is a finding. The time to come to rest is to be given before that: up to 30 s for executors that can't
+	// be reached, and 60 s for recyclings and lost nodes, if there were any. Defaults to 15 s.
 	Settle time.Duration
 
 	// Stale is how old what a controller acts on may be: a cache behind a delayed watch, and a write that is slow. Defaults to 5 s.
@@ -134,19 +135,16 @@ func (s Settings) withDefaults(h History) Settings {
 func Audit(h History, marks []Mark, s Settings) []Finding {
 	h = h.sorted()
 	a := newAudit(marks, s.withDefaults(h))
-	early, looked := map[string]bool{}, false
-	for _, c := range h {
-		if !looked && c.Time.After(a.settings.End.Add(-a.settings.Settle)) {
-			early, looked = a.wrongAtRest(), true
-		}
-		a.take(c)
+	settled := a.settings.End.Add(-a.settings.Settle)
+	first := slices.IndexFunc(h, func(c Change) bool { return c.Time.After(settled) })
+	if first < 0 {
+		first = len(h)
 	}
-	if !looked {
-		a.world.now = a.settings.End.Add(-a.settings.Settle)
-		early = a.wrongAtRest()
+	early := map[string]bool{}
+	for _, f := range a.restAt(h[:first], settled) {
+		early[f.identity()] = true
 	}
-	a.world.now = a.settings.End
-	for _, f := range a.atRest() {
+	for _, f := range a.restAt(h[first:], a.settings.End) {
 		if early[f.identity()] {
 			a.findings = append(a.findings, f)
 		}
@@ -193,15 +191,11 @@ func (a *audit) take(c Change) {
 	a.checkEnds(s)
 }
 
-// atRest finds what may not be in a world at rest.
-func (a *audit) atRest() []Finding {
-	return slices.Concat(a.leaks(), a.stuckDeletions(), a.stuckPools(), a.stuckTasks())
-}
-
-func (a *audit) wrongAtRest() map[string]bool {
-	wrong := map[string]bool{}
-	for _, f := range a.atRest() {
-		wrong[f.identity()] = true
+// restAt takes changes over and finds what may not be in a world at rest at some time after them.
+func (a *audit) restAt(h History, at time.Time) []Finding {
+	for _, c := range h {
+		a.take(c)
 	}
-	return wrong
+	a.world.now = at
+	return slices.Concat(a.leaks(), a.stuckDeletions(), a.stuckPools(), a.stuckTasks())
 }

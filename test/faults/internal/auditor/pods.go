@@ -145,6 +145,17 @@ func (w *world) serving() map[types.UID]map[int]*corev1.Pod {
 	return all
 }
 
+// servingPool are the pods of each index of a batch that has them from a pool.
+func (w *world) servingPool(b *batch) map[int]*corev1.Pod {
+	pods := map[int]*corev1.Pod{}
+	for index, n := range b.named {
+		if pod := w.pods[name{Namespace: b.obj.Namespace, Name: n}]; w.isSandbox(pod) {
+			pods[index] = pod
+		}
+	}
+	return pods
+}
+
 // makerOf is the batch that made the pod itself, "" for none.
 func makerOf(pod *corev1.Pod) types.UID {
 	for _, o := range pod.OwnerReferences {

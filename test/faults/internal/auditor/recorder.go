@@ -97,8 +97,12 @@ func (r *Recorder) list(ctx context.Context, kind string) (revision string, err 
 		return "", fmt.Errorf("list objects of kind %s: %w", kind, err)
 	}
 	err = meta.EachListItem(list, func(obj runtime.Object) error {
-		_, err := r.record(watch.Added, obj, true)
-		return err
+		c, err := r.changeOf(watch.Added, obj)
+		if err != nil {
+			return err
+		}
+		c.Initial = true
+		return r.record(c)
 	})
 	if err != nil {
 		return "", err
@@ -138,7 +142,7 @@ func (r *Recorder) watch(ctx context.Context, kind, revision string) (last strin
 			if event.Type == watch.Error {
 				return revision, r.mendable(ctx, apierrors.FromObject(event.Object))
 			}
-			told, err := r.record(event.Type, event.Object, false)
+			told, err := r.take(event)
 			if err != nil {
 				return revision, err
 			}
@@ -159,24 +163,42 @@ func (r *Recorder) mendable(ctx context.Context, err error) error {
 	return nil
 }
 
-// record writes a change down and returns its revision.
-func (r *Recorder) record(event watch.EventType, object runtime.Object, initial bool) (revision string, err error) {
+// take records what a watch tells, and returns the revision to go on from. Bookmarks tell that alone.
+func (r *Recorder) take(event watch.Event) (revision string, err error) {
+	obj, err := meta.Accessor(event.Object)
+	if err != nil {
+		return "", err
+	}
+	revision = obj.GetResourceVersion() // before the object is anybody else's
+	if event.Type == watch.Bookmark {
+		return revision, nil
+	}
+	c, err := r.changeOf(event.Type, event.Object)
+	if err != nil {
+		return "", err
+	}
+	return revision, r.record(c)
+}
+
+func (r *Recorder) changeOf(event watch.EventType, object runtime.Object) (Change, error) {
 	obj, ok := object.(client.Object)
 	if !ok {
-		return "", fmt.Errorf("the watch tells of a %T, which is no object", object)
+		return Change{}, fmt.Errorf("the API server tells of a %T, which is no object", object)
 	}
-	if event == watch.Bookmark {
-		return obj.GetResourceVersion(), nil
+	names := map[watch.EventType]ChangeType{watch.Added: Added, watch.Modified: Modified, watch.Deleted: Deleted}
+	revision, err := strconv.ParseInt(obj.GetResourceVersion(), 10, 64)
+	if err != nil {
+		return Change{}, fmt.Errorf("put a change of %s in order: %w", obj.GetName(), err)
 	}
-	types := map[watch.EventType]ChangeType{watch.Added: Added, watch.Modified: Modified, watch.Deleted: Deleted}
-	c := Change{Time: r.clock.Now(), Type: types[event], Initial: initial, Object: essence(obj)}
-	if c.Revision, err = strconv.ParseInt(obj.GetResourceVersion(), 10, 64); err != nil || c.Type == "" {
-		return "", fmt.Errorf("a change %q of %s at revision %q can't be put in order: %w", event, obj.GetName(), obj.GetResourceVersion(), err)
-	}
+	return Change{Time: r.clock.Now(), Revision: revision, Type: names[event], Object: essence(obj)}, nil
+}
+
+// record writes a change down.
+func (r *Recorder) record(c Change) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.history = append(r.history, c)
-	return obj.GetResourceVersion(), c.Write(r.out)
+	return c.Write(r.out)
 }
 
 func (r *Recorder) fail(err error) {

@@ -72,6 +72,14 @@ func (s *story) batch(n string) *v1alpha1.BatchSandbox {
 func (s *story) pod(n string) *corev1.Pod     { return s.objects["Pod "+n].(*corev1.Pod) }
 func (s *story) pool(n string) *v1alpha1.Pool { return s.objects["Pool "+n].(*v1alpha1.Pool) }
 
+func asJSON(v any) string {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // what stories are made of can always be encoded
+	}
+	return string(text)
+}
+
 // --- pools and pods ---
 
 // makePool makes a Pool that never wants more pods than it is told to have, and counts as many as it may have.
@@ -133,11 +141,8 @@ func label(key, value string) func(*corev1.Pod) {
 
 // mark has a batch mark a pod as dirty.
 func (s *story) mark(pod, batch string) {
-	text, err := json.Marshal(mark{Batch: s.batch(batch).UID, Containers: containerIDs(s.pod(pod)), Since: s.now.Format(time.RFC3339)})
-	if err != nil {
-		panic(err)
-	}
-	s.editPod(pod, func(p *corev1.Pod) { p.Annotations = map[string]string{v1alpha1.RecyclingAnnotation: string(text)} })
+	text := asJSON(mark{Batch: s.batch(batch).UID, Containers: containerIDs(s.pod(pod)), Since: s.now.Format(time.RFC3339)})
+	s.editPod(pod, func(p *corev1.Pod) { p.Annotations = map[string]string{v1alpha1.RecyclingAnnotation: text} })
 }
 
 func (s *story) restart(pod string, containers ...string) {
@@ -193,18 +198,17 @@ func (s *story) editSpec(n string, edit func(*v1alpha1.BatchSandboxSpec)) {
 // name has a batch name these pods, by index.
 func (s *story) name(n string, pods ...string) {
 	s.editBatch(n, func(sb *v1alpha1.BatchSandbox) {
-		text, _ := json.Marshal(map[string]any{"pods": pods})
+		text := asJSON(map[string]any{"pods": pods})
 		ips := make([]string, len(pods))
 		for i, pod := range pods {
 			if pod != "" {
 				ips[i] = "10.0.0.1"
 			}
 		}
-		endpoints, _ := json.Marshal(ips)
 		if sb.Annotations == nil {
 			sb.Annotations = map[string]string{}
 		}
-		sb.Annotations[v1alpha1.AllocStatusAnnotation], sb.Annotations[v1alpha1.EndpointsAnnotation] = string(text), string(endpoints)
+		sb.Annotations[v1alpha1.AllocStatusAnnotation], sb.Annotations[v1alpha1.EndpointsAnnotation] = text, asJSON(ips)
 		if !slices.Contains(sb.Finalizers, v1alpha1.PoolAllocationFinalizer) {
 			sb.Finalizers = append(sb.Finalizers, v1alpha1.PoolAllocationFinalizer)
 		}
@@ -243,11 +247,9 @@ func (s *story) letGo(batch string) {
 
 // --- tasks ---
 
-func task1(spec *v1alpha1.TaskSpec) { spec.Process.Command = []string{"true"} }
-
 func withTask(limit int32) func(*wrappers.BatchWrapper) {
 	return func(b *wrappers.BatchWrapper) {
-		b.Task("true").TaskSpec(task1).TaskSpec(func(spec *v1alpha1.TaskSpec) { spec.BackoffLimit = &limit })
+		b.Task("true").TaskSpec(func(spec *v1alpha1.TaskSpec) { spec.BackoffLimit = &limit })
 	}
 }
 

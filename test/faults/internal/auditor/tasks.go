@@ -102,35 +102,42 @@ func (a *audit) checkEnds(s step) {
 		return
 	}
 	sb := s.batch.obj
-	before := a.ends[sb.UID]
-	if before == nil {
-		before = &told{ends: map[int]string{}, tries: map[int][]triesAt{}}
-		a.ends[sb.UID] = before
+	known := a.ends[sb.UID]
+	if known == nil {
+		known = &told{ends: map[int]string{}, tries: map[int][]triesAt{}}
+		a.ends[sb.UID] = known
 	}
-	now := endsOf(&sb.Status)
-	for _, index := range slices.Sorted(maps.Keys(before.ends)) {
-		end, still := now[index]
-		if (!still || end != before.ends[index]) && s.batch.leastSize() > index {
-			a.misreported(s, index, fmt.Sprintf("was told to have ended with %s, and then with %s", inWords(before.ends[index]), endInWords(end, still)))
+	before, now := known.ends, endsOf(&sb.Status)
+	for _, index := range slices.Sorted(maps.Keys(before)) {
+		if end, still := now[index]; (!still || end != before[index]) && s.batch.leastSize() > index {
+			a.misreported(s, index, fmt.Sprintf("was told to have ended with %s, and then with %s", inWords(before[index]), endInWords(end, still)))
 		}
 	}
 	for _, index := range slices.Sorted(maps.Keys(now)) {
-		if end, was := before.ends[index]; was && end == now[index] {
-			continue
-		} else if was && s.batch.leastSize() > index {
-			continue // found above
-		}
-		try := 1 + triesBefore(&sb.Status, index)
-		m := a.runs.try(task{sb.UID, index}, try)
-		if !a.agrees(now[index], m) {
-			a.misreported(s, index, fmt.Sprintf("is told to have ended with %s, and %s", inWords(now[index]), a.seen(try, m)))
+		if _, was := before[index]; !was || s.batch.leastSize() <= index {
+			a.checkEnd(s, index, now[index])
 		}
 	}
-	before.ends = now
-	for _, t := range sb.Status.TaskTries {
-		of := before.tries[int(t.Index)]
-		if n := triesBefore(&sb.Status, int(t.Index)); len(of) == 0 || of[len(of)-1].before < n {
-			before.tries[int(t.Index)] = append(of, triesAt{n, s.Time})
+	known.ends = now
+	known.noteTries(s)
+}
+
+// checkEnd compares an end with what the executor saw of the current try.
+func (a *audit) checkEnd(s step, index int, end string) {
+	try := 1 + triesBefore(&s.batch.obj.Status, index)
+	if m := a.runs.try(task{s.batch.obj.UID, index}, try); !a.agrees(end, m) {
+		a.misreported(s, index, fmt.Sprintf("is told to have ended with %s, and %s", inWords(end), seen(try, m)))
+	}
+}
+
+// noteTries notes when the status first counted tries.
+func (k *told) noteTries(s step) {
+	status := &s.batch.obj.Status
+	for _, t := range status.TaskTries {
+		index := int(t.Index)
+		n, last := triesBefore(status, index), len(k.tries[index])-1
+		if last < 0 || k.tries[index][last].before < n {
+			k.tries[index] = append(k.tries[index], triesAt{n, s.Time})
 		}
 	}
 }
@@ -147,7 +154,7 @@ func endInWords(end string, told bool) string {
 	return inWords(end)
 }
 
-func (a *audit) seen(try int, m *Mark) string {
+func seen(try int, m *Mark) string {
 	switch {
 	case m == nil:
 		return fmt.Sprintf("no executor ran try %d", try)
@@ -226,27 +233,21 @@ func (a *audit) checkMarks() {
 }
 
 func (a *audit) tooOften(b *batch, t task, marks []Mark) (objects []string, why string) {
-	for i := 1; i < len(marks); i++ {
-		if m, before := marks[i], marks[i-1]; m.Try == before.Try {
-			objects = []string{a.world.podTitle(before.Pod), a.world.podTitle(m.Pod)}
-			return objects, fmt.Sprintf("try %d ran in %s and in %s", m.Try, objects[0], objects[1])
-		}
-	}
 	raises, limit := b.raises(t.index), backoffLimit(b.obj, t.index)
-	failed := 0
-	for i, m := range marks {
-		told := !a.goneSoonAfter(m)
-		if i+1 < len(marks) && m.How == reasonCompleted && told && raises == 0 {
-			return []string{a.world.podTitle(marks[i+1].Pod)}, fmt.Sprintf("try %d ran though try %d had succeeded", marks[i+1].Try, m.Try)
-		}
-		if told && (m.How == v1alpha1.TaskReasonNonZeroExit || m.How == v1alpha1.TaskReasonTimedOut) {
-			failed++
+	for i := 1; i < len(marks); i++ {
+		before, m := marks[i-1], marks[i]
+		pods := []string{a.world.podTitle(before.Pod), a.world.podTitle(m.Pod)}
+		switch {
+		case m.Try == before.Try:
+			return pods, fmt.Sprintf("try %d ran in %s and in %s", m.Try, pods[0], pods[1])
+		case before.How == reasonCompleted && !a.goneSoonAfter(before) && raises == 0:
+			return pods[1:], fmt.Sprintf("try %d ran though try %d had succeeded", m.Try, before.Try)
 		}
 	}
-	switch {
-	case failed > 1+limit+raises:
+	if failed := a.failures(marks); failed > 1+limit+raises {
 		return nil, fmt.Sprintf("%d tries failed by themselves, and its backoffLimit is %d", failed, limit)
-	case len(marks) > 1+limit+v1alpha1.MaxLostTries+raises:
+	}
+	if len(marks) > 1+limit+v1alpha1.MaxLostTries+raises {
 		return nil, fmt.Sprintf("it ran %d times, its backoffLimit is %d, and %d may be lost", len(marks), limit, v1alpha1.MaxLostTries)
 	}
 	for _, m := range marks {
@@ -255,6 +256,17 @@ func (a *audit) tooOften(b *batch, t task, marks []Mark) (objects []string, why 
 		}
 	}
 	return nil, ""
+}
+
+// failures is the number of runs that failed by themselves, and whose pods were there to tell it.
+func (a *audit) failures(marks []Mark) int {
+	n := 0
+	for _, m := range marks {
+		if (m.How == v1alpha1.TaskReasonNonZeroExit || m.How == v1alpha1.TaskReasonTimedOut) && !a.goneSoonAfter(m) {
+			n++
+		}
+	}
+	return n
 }
 
 // goneSoonAfter says whether the pod of a run was lost so soon after its end that nobody may have heard of it.
@@ -323,21 +335,28 @@ func (a *audit) stuckTasks() []Finding {
 		if b.obj.DeletionTimestamp != nil || b.obj.Spec.TaskTemplate == nil || isMistaken(b.obj.Status.Conditions) {
 			continue
 		}
-		ends := endsOf(&b.obj.Status)
-		for index := range replicas(b.obj) {
-			pod := serving[b.obj.UID][index]
-			if b.obj.Spec.PoolRef != "" && index < len(b.named) {
-				pod = a.world.pods[name{Namespace: n.Namespace, Name: b.named[index]}]
-			}
-			if _, ended := ends[index]; ended || !a.world.isSandbox(pod) || !isPodReady(pod) {
-				continue
-			}
-			if kind, why := a.taskProblem(b, index, pod); why != "" {
-				found = append(found, Finding{
-					Kind: kind, Objects: []string{b.title(), fmt.Sprintf("index %d", index)}, Revisions: []int64{a.world.revisions[b.obj.UID]},
-					Sentence: fmt.Sprintf("index %d of %s has %s: %s", index, b.title(), titled("Pod", nameOf(pod)), why),
-				})
-			}
+		pods := serving[b.obj.UID]
+		if b.obj.Spec.PoolRef != "" {
+			pods = a.world.servingPool(b)
+		}
+		found = append(found, a.stuckTasksOf(b, pods)...)
+	}
+	return found
+}
+
+func (a *audit) stuckTasksOf(b *batch, pods map[int]*corev1.Pod) []Finding {
+	var found []Finding
+	ends := endsOf(&b.obj.Status)
+	for _, index := range slices.Sorted(maps.Keys(pods)) {
+		pod := pods[index]
+		if _, ended := ends[index]; ended || index >= replicas(b.obj) || !isPodReady(pod) {
+			continue
+		}
+		if kind, why := a.taskProblem(b, index, pod); why != "" {
+			found = append(found, Finding{
+				Kind: kind, Objects: []string{b.title(), fmt.Sprintf("index %d", index)}, Revisions: []int64{a.world.revisions[b.obj.UID]},
+				Sentence: fmt.Sprintf("index %d of %s has %s: %s", index, b.title(), titled("Pod", nameOf(pod)), why),
+			})
 		}
 	}
 	return found
