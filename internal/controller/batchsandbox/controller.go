@@ -332,9 +332,6 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if errors.Is(applyErr, errNotLeading) {
 		return ctrl.Result{}, applyErr
 	}
-	if applyErr == nil && r.reportsLater(obs, m) {
-		return ctrl.Result{RequeueAfter: time.Millisecond}, nil
-	}
 	reportAgain, statusErr := r.report(ctx, obs, p, out, m)
 	if err := errors.Join(applyErr, statusErr); err != nil {
 		return ignoreGone(ignoreConflict(ctrl.Result{}, err))
@@ -492,6 +489,9 @@ const statusPace = 125 * time.Millisecond
 // that wait, or at once where ends were recorded that may release sandboxes or start the time to live.
 func (r *Reconciler) report(ctx context.Context, obs *observed, p plan, out outcome, m *memory) (again time.Duration, err error) {
 	m.restarts.note(obs)
+	if r.reportsLater(obs, m) {
+		return time.Millisecond, nil
+	}
 	before, after := obs.sb.Status, batchStatus(obs, p, out)
 	if equality.Semantic.DeepEqual(&before, after) {
 		r.told(m)
