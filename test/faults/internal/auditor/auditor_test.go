@@ -241,6 +241,15 @@ func TestOvertakenBatches(t *testing.T) {
 		"the younger is served first, and nobody had long enough to see why": {func(s *story) {
 			waiting(s)
 			s.name("b", "x")
+			s.pass(10 * time.Second)
+		}, nil},
+		"the older has been served, and doesn't tell it yet": {func(s *story) {
+			waiting(s)
+			s.name("a", "x")
+			s.editPool("p", func(p *v1alpha1.Pool) { p.Spec.CapacitySpec.PoolMax = 2; p.Status.Total = 2 })
+			s.makePods("p", "y")
+			s.name("b", "y")
+			later(s)
 		}, nil},
 		"the younger has the higher priority": {func(s *story) {
 			s.makePool("p", 1)

@@ -129,6 +129,8 @@ func (a *audit) followMark(s step) {
 	switch {
 	case is != nil && t.mark == nil:
 		t.mark, t.ids = is, containerIDs(pod)
+	case is != nil:
+		t.mark = is // an edit of the mark doesn't change when it came
 	case is == nil && t.mark != nil && t.proves(pod):
 		delete(a.traces, pod.UID)
 	case is == nil && t.mark != nil:
