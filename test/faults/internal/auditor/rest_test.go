@@ -82,6 +82,11 @@ func TestUnmetDemand(t *testing.T) {
 			onNode(s, func(b *wrappers.BatchWrapper) { b.Replicas(2).MinAvailable(2) })
 			s.rest()
 		}, nil},
+		"a gang above poolMax keeps nobody from being the head": {func(s *story) {
+			onNode(s, func(b *wrappers.BatchWrapper) { b.Replicas(2).MinAvailable(2) })
+			s.ask("b", "p")
+			s.rest()
+		}, one(Stuck, "BatchSandbox default/b")},
 		"the part above poolMax waits for ever": {func(s *story) { onNode(s, replicas(2)); s.name("a", "x"); s.rest() }, nil},
 		"the batch waited for longer than it may": {func(s *story) {
 			onNode(s, func(b *wrappers.BatchWrapper) { b.AllocationTimeout(5) })
