@@ -87,6 +87,28 @@ func TestPodsHeldTwice(t *testing.T) {
 	}.run(t)
 }
 
+func TestFindingsComeInTheOrderOfTheChangesThatShowThem(t *testing.T) {
+	cases{
+		"a leak that is seen in the end, and a double hold later in the history": {func(s *story) {
+			s.makePool("p", 2)
+			s.makePods("p", "y")
+			s.ask("a", "p")
+			s.ask("b", "p")
+			s.name("a", "y")
+			s.name("b", "y")
+			s.makePool("gone", 1)
+			s.makePods("gone", "z")
+			s.remove("Pool", "gone")
+			s.name("b", "y", "y")
+			s.rest()
+		}, []want{
+			{DoublyHeld, []string{"Pod default/y", "BatchSandbox default/a", "BatchSandbox default/b"}},
+			{Leaked, []string{"Pod default/z"}},
+			{DoublyHeld, []string{"Pod default/y", "BatchSandbox default/b"}},
+		}},
+	}.run(t)
+}
+
 func TestCreatesAbovePoolMax(t *testing.T) {
 	lower := func(p *v1alpha1.Pool) { p.Spec.CapacitySpec.PoolMax, p.Spec.CapacitySpec.BufferMax = 2, 2 }
 	over := one(AbovePoolMax, "Pool default/p", "Pod default/z")

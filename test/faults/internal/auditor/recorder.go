@@ -32,6 +32,8 @@ type Source interface {
 	Watch(ctx context.Context, list client.ObjectList, opts ...client.ListOption) (watch.Interface, error)
 }
 
+var _ Source = client.WithWatch(nil)
+
 // Recorder writes down what becomes of all Pods, BatchSandboxes, Pools and Nodes: a list of each at its start, and every change
 // since. A watch that breaks is taken up at the last revision it told; if that is too old, there is a gap, and the recording fails.
 type Recorder struct {
