@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -186,7 +187,7 @@ func TestAGapIsAnError(t *testing.T) {
 		},
 		"gone, as older servers say": func(s *server) {
 			s.mu.Lock()
-			s.refuse = apierrors.NewGone("too old")
+			s.refuse = &apierrors.StatusError{ErrStatus: metav1.Status{Code: http.StatusGone, Reason: metav1.StatusReasonGone}}
 			s.mu.Unlock()
 			s.watch(0).Stop()
 		},
