@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"opensandbox.io/controller/test/bench/internal/audit"
-	"opensandbox.io/controller/test/bench/internal/process"
-	"opensandbox.io/controller/test/bench/internal/promtext"
+	"opensandbox.io/controller/test/internal/process"
+	"opensandbox.io/controller/test/internal/promtext"
 	"opensandbox.io/controller/test/bench/internal/report"
 	"opensandbox.io/controller/test/bench/internal/stats"
 )

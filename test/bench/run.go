@@ -19,7 +19,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/test/bench/internal/audit"
-	"opensandbox.io/controller/test/bench/internal/cluster"
+	"opensandbox.io/controller/test/internal/cluster"
 	"opensandbox.io/controller/test/bench/internal/report"
 )
 

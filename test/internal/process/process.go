@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package process runs programs beside the bench, and tells what they use.
+// Package process runs programs beside a test, and tells what they use.
 package process
 
 import (
@@ -31,8 +31,8 @@ type Process struct {
 	err   error // set before ended is closed
 }
 
-// Start runs a command in a process group of its own, so that ^C at the terminal doesn't reach it before the bench has
-// taken its measures. It dies with the bench.
+// Start runs a command in a process group of its own, so that ^C at the terminal doesn't reach it before the program has
+// taken its measures. It dies with the program.
 func Start(cmd *exec.Cmd) (*Process, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
