@@ -49,16 +49,24 @@ func Start(cmd *exec.Cmd) (*Process, error) {
 // Ended is closed when the process has ended.
 func (p *Process) Ended() <-chan struct{} { return p.ended }
 
+// Signal sends the process a signal; one that has ended is as good.
+func (p *Process) Signal(signal os.Signal) { _ = p.cmd.Process.Signal(signal) }
+
+// Kill ends the process at once and waits until it has ended, also one that is stopped.
+func (p *Process) Kill() {
+	p.Signal(os.Kill)
+	<-p.ended
+}
+
 // Stop asks the process to end and waits until it has.
 func (p *Process) Stop() error {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // one that has ended is as good
+	p.Signal(syscall.SIGTERM)
 	timer := time.NewTimer(stopTimeout)
 	defer timer.Stop()
 	select {
 	case <-p.ended:
 	case <-timer.C:
-		_ = p.cmd.Process.Kill() // see above
-		<-p.ended
+		p.Kill()
 		return fmt.Errorf("%s did not end within %s and was killed", filepath.Base(p.cmd.Path), stopTimeout)
 	}
 	var exit *exec.ExitError

@@ -46,6 +46,7 @@ type Recorder struct {
 	mu      sync.Mutex
 	out     io.Writer
 	history History
+	changed time.Time
 	err     error
 }
 
@@ -73,6 +74,13 @@ func (r *Recorder) Stop() (History, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.history.sorted(), r.err
+}
+
+// LastChange is when something last became of a Pod, BatchSandbox or Pool; zero before that.
+func (r *Recorder) LastChange() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.changed
 }
 
 // Failed is closed when the recording has failed; Stop returns why.
@@ -200,6 +208,9 @@ func (r *Recorder) record(c Change) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.history = append(r.history, c)
+	if _, node := c.Object.(*corev1.Node); !node { // nodes never rest: their heartbeats
+		r.changed = c.Time
+	}
 	return c.Write(r.out)
 }
 

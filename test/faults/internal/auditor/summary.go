@@ -27,7 +27,7 @@ type Summary struct {
 	// ByKind has the number of findings of each kind, those without any too.
 	ByKind map[Kind]int `json:"byKind"`
 
-	Findings []Finding `json:"findings"`
+	Findings []Finding `json:"findings,omitempty"`
 }
 
 // Summarize counts what there was in a run, and what was found in it.

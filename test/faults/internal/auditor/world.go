@@ -240,7 +240,7 @@ func (w *world) takeBatch(s *step, sb *v1alpha1.BatchSandbox) {
 		b.sizes = append(b.sizes, size)
 	}
 	w.hold(s, b, w.namedBy(b))
-	b.delivered = b.delivered || isDelivered(sb)
+	b.delivered = b.delivered || IsDelivered(sb)
 }
 
 // namedBy are the pods that a batch has, by index.
@@ -330,8 +330,8 @@ func replicas(sb *v1alpha1.BatchSandbox) int {
 	return int(*sb.Spec.Replicas)
 }
 
-// isDelivered says whether a client sees the addresses of all that the batch asks for.
-func isDelivered(sb *v1alpha1.BatchSandbox) bool {
+// IsDelivered says whether a client sees the addresses of all that the batch asks for.
+func IsDelivered(sb *v1alpha1.BatchSandbox) bool {
 	var ips []string
 	if json.Unmarshal([]byte(sb.Annotations[v1alpha1.EndpointsAnnotation]), &ips) != nil {
 		return false // there are none
