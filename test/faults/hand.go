@@ -63,22 +63,22 @@ type deed struct {
 
 func (h *hand) deeds() []deed {
 	return []deed{
-		{"deletePod", 6, h.deletePod},
-		{"evictPod", 4, h.evictPod},
-		{"failPod", 4, h.failPod},
-		{"labelPod", 2, h.labelPod},
-		{"cordonNode", 2, h.cordonNode},
-		{"removeNode", 1, h.removeNode},
-		{"boundPool", 4, h.boundPool},
-		{"updatePool", 1, h.updatePool},
+		{"deletePod", 18, h.deletePod},
+		{"evictPod", 12, h.evictPod},
+		{"failPod", 12, h.failPod},
+		{"labelPod", 6, h.labelPod},
+		{"cordonNode", 6, h.cordonNode},
+		{"removeNode", 3, h.removeNode},
+		{"boundPool", 12, h.boundPool},
+		{"updatePool", 3, h.updatePool},
 		{"deletePool", 1, h.deletePool},
-		{"scaleBatch", 5, h.scaleBatch},
-		{"expireBatch", 3, h.expireBatch},
-		{"deleteBatch", 4, h.deleteBatch},
-		{string(executors.Restarted), 3, h.breaks(executors.Restarted, shortOutage)},
-		{string(executors.SandboxRestarted), 3, h.breaks(executors.SandboxRestarted, 0)},
-		{string(executors.Unreachable), 3, h.breaks(executors.Unreachable, shortOutage)},
-		{"executorLongUnreachable", 1, h.breaks(executors.Unreachable, longOutage)},
+		{"scaleBatch", 15, h.scaleBatch},
+		{"expireBatch", 9, h.expireBatch},
+		{"deleteBatch", 12, h.deleteBatch},
+		{string(executors.Restarted), 9, h.breaks(executors.Restarted, shortOutage)},
+		{string(executors.SandboxRestarted), 9, h.breaks(executors.SandboxRestarted, 0)},
+		{string(executors.Unreachable), 9, h.breaks(executors.Unreachable, shortOutage)},
+		{"executorLongUnreachable", 3, h.breaks(executors.Unreachable, longOutage)},
 	}
 }
 

@@ -45,12 +45,12 @@ var replicaNames = []string{"a", "b"}
 func faultRates() proxy.Rates {
 	return proxy.Rates{
 		Objects: map[proxy.Kind]float64{
-			proxy.Conflict: 0.03, proxy.TooManyRequests: 0.01, proxy.InternalError: 0.015, proxy.LostReply: 0.03, proxy.CutReply: 0.02,
-			proxy.SlowReply: 0.03, proxy.StaleList: 0.2, proxy.ExpiredWatch: 0.05, proxy.RefusedWatchList: 0.3,
+			proxy.Conflict: 0.02, proxy.TooManyRequests: 0.005, proxy.InternalError: 0.01, proxy.LostReply: 0.02, proxy.CutReply: 0.01,
+			proxy.SlowReply: 0.02, proxy.StaleList: 0.2, proxy.ExpiredWatch: 0.05, proxy.RefusedWatchList: 0.3,
 			proxy.WatchCut: 0.3, proxy.ExpiredEvent: 0.15, proxy.DelayedEvent: 0.004,
 		},
 		Leases: map[proxy.Kind]float64{
-			proxy.Conflict: 0.01, proxy.TooManyRequests: 0.01, proxy.InternalError: 0.02, proxy.LostReply: 0.02, proxy.CutReply: 0.02,
+			proxy.Conflict: 0.01, proxy.TooManyRequests: 0.01, proxy.InternalError: 0.01, proxy.LostReply: 0.01, proxy.CutReply: 0.01,
 			proxy.SlowReply: 0.03,
 		},
 	}
@@ -204,11 +204,14 @@ func (s *show) startProxy(ctx context.Context) (*proxy.Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	return proxy.Start(ctx, proxy.Options{Config: config, Controllers: replicaNames, Dir: s.dir, Seed: s.options.Seed})
+	return proxy.Start(ctx, proxy.Options{Config: config, Controllers: replicaNames, Dir: s.dir, Seed: s.options.Seed,
+		Slow: proxy.Range{Min: 20 * time.Millisecond, Max: time.Second}})
 }
 
 // random is a source of chance for one purpose.
-func (s *show) random(purpose uint64) *rand.Rand { return rand.New(rand.NewPCG(s.options.Seed, purpose)) }
+func (s *show) random(purpose uint64) *rand.Rand {
+	return rand.New(rand.NewPCG(s.options.Seed, purpose))
+}
 
 // warm makes the pools and waits until they have pods.
 func (s *show) warm(ctx context.Context) error {
