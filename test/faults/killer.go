@@ -88,6 +88,7 @@ type killer struct {
 	random   *rand.Rand
 	replicas []*replica
 	election *election
+	delivery func() time.Time // the last one
 	done     *tally
 }
 
@@ -95,7 +96,10 @@ type killer struct {
 func (k *killer) run(ctx context.Context) {
 	defer k.revive()
 	for ctx.Err() == nil {
-		wait(ctx, between(k.random, 2*time.Second, 2*time.Second+exponential(k.random, 3*time.Second)))
+		if k.random.Float64() < 0.8 { // else also one that has delivered nothing yet
+			k.recovery(ctx)
+		}
+		wait(ctx, time.Second+exponential(k.random, 5*time.Second))
 		leader := k.leader(ctx)
 		if leader == nil {
 			wait(ctx, lookPause)
@@ -153,6 +157,16 @@ func (k *killer) another(ctx context.Context, before string) {
 		if holder, _ := k.election.state(); holder != before {
 			return
 		}
+		wait(ctx, lookPause)
+	}
+}
+
+// recovery waits until something is delivered.
+func (k *killer) recovery(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, takeover)
+	defer cancel()
+	begin := time.Now()
+	for ctx.Err() == nil && k.delivery().Before(begin) {
 		wait(ctx, lookPause)
 	}
 }

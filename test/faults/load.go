@@ -22,9 +22,11 @@ import (
 
 const (
 	// mostAlive is how many batches there are at once, at most: while nobody leads, nobody serves them.
-	mostAlive = 150
+	mostAlive = 60
+	// leftAlive is how many of them are there at the end, at most.
+	leftAlive = 20
 	// meanLife is how long a batch lives on average after it was delivered and its tasks have ended.
-	meanLife = 500 * time.Millisecond
+	meanLife = 300 * time.Millisecond
 	// longestWait is how long a batch is left alone that isn't delivered, and longestRun one whose tasks don't end.
 	longestWait = 40 * time.Second
 	longestRun  = 30 * time.Second
@@ -33,7 +35,7 @@ const (
 	loadWorkers = 8
 	// burstChance is that of a burst at each tick, burstSize what it asks for.
 	burstChance = 0.001
-	burstSize   = 40
+	burstSize   = 30
 )
 
 // load asks for batches, and deletes them some time after they were delivered.
@@ -42,8 +44,9 @@ type load struct {
 	random *rand.Rand
 	rate   float64
 
-	mu    sync.Mutex
-	alive map[string]*customer
+	mu        sync.Mutex
+	alive     map[string]*customer
+	delivered time.Time // when a batch last was
 }
 
 // customer is one batch.
@@ -101,7 +104,7 @@ func (l *load) see(obj any) {
 	}
 	now := time.Now()
 	if !c.delivered && auditor.IsDelivered(sb) {
-		c.delivered = true
+		c.delivered, l.delivered = true, now
 		c.end = now.Add(longestRun)
 	}
 	ended := sb.Spec.TaskTemplate == nil || meta.IsStatusConditionTrue(sb.Status.Conditions, v1alpha1.ConditionTasksCompleted)
@@ -109,6 +112,13 @@ func (l *load) see(obj any) {
 		c.served = true
 		c.end = now.Add(c.life)
 	}
+}
+
+// lastDelivery is when a batch was last delivered.
+func (l *load) lastDelivery() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.delivered
 }
 
 func (l *load) forget(name string) {
@@ -164,6 +174,20 @@ func (l *load) admit(name string, life time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.alive[name] = &customer{life: life, end: time.Now().Add(longestWait)}
+}
+
+// thin deletes most of the batches that there are, so that the labels of those that stay come soon.
+func (l *load) thin(ctx context.Context) error {
+	batches := &v1alpha1.BatchSandboxList{}
+	if err := l.client.List(ctx, batches, client.InNamespace(faultsNamespace)); err != nil {
+		return fmt.Errorf("list batches: %w", err)
+	}
+	for i := range batches.Items[min(leftAlive, len(batches.Items)):] {
+		if err := client.IgnoreNotFound(l.client.Delete(ctx, &batches.Items[leftAlive+i])); err != nil {
+			return fmt.Errorf("delete a batch: %w", err)
+		}
+	}
+	return nil
 }
 
 // leaving are the batches whose time has come, each once.

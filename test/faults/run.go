@@ -45,13 +45,13 @@ var replicaNames = []string{"a", "b"}
 func faultRates() proxy.Rates {
 	return proxy.Rates{
 		Objects: map[proxy.Kind]float64{
-			proxy.Conflict: 0.02, proxy.TooManyRequests: 0.005, proxy.InternalError: 0.01, proxy.LostReply: 0.02, proxy.CutReply: 0.01,
-			proxy.SlowReply: 0.02, proxy.StaleList: 0.2, proxy.ExpiredWatch: 0.05, proxy.RefusedWatchList: 0.3,
+			proxy.Conflict: 0.02, proxy.TooManyRequests: 0.003, proxy.InternalError: 0.01, proxy.LostReply: 0.02, proxy.CutReply: 0.01,
+			proxy.SlowReply: 0.015, proxy.StaleList: 0.2, proxy.ExpiredWatch: 0.05, proxy.RefusedWatchList: 0.3,
 			proxy.WatchCut: 0.3, proxy.ExpiredEvent: 0.15, proxy.DelayedEvent: 0.004,
 		},
 		Leases: map[proxy.Kind]float64{
-			proxy.Conflict: 0.01, proxy.TooManyRequests: 0.01, proxy.InternalError: 0.01, proxy.LostReply: 0.01, proxy.CutReply: 0.01,
-			proxy.SlowReply: 0.03,
+			proxy.Conflict: 0.005, proxy.TooManyRequests: 0.002, proxy.InternalError: 0.005, proxy.LostReply: 0.005, proxy.CutReply: 0.005,
+			proxy.SlowReply: 0.01,
 		},
 	}
 }
@@ -244,7 +244,7 @@ func (s *show) breakAll(ctx context.Context, nodes []*corev1.Node) error {
 	if err != nil {
 		return err
 	}
-	k := &killer{random: s.random(3), replicas: s.replicas, election: s.election, done: s.hands}
+	k := &killer{random: s.random(3), replicas: s.replicas, election: s.election, delivery: l.lastDelivery, done: s.hands}
 	h := &hand{client: s.cluster.Client, random: s.random(4), executors: s.executors, done: s.hands, nodes: nodes}
 	broken, cancel := context.WithTimeout(ctx, s.options.For)
 	defer cancel()
@@ -261,7 +261,7 @@ func (s *show) breakAll(ctx context.Context, nodes []*corev1.Node) error {
 	cancel()
 	all.Wait()
 	s.executors.SetRates(nil)
-	return errors.Join(err, handErr, watchErr, s.proxy.SetRates(proxy.Rates{}))
+	return errors.Join(err, handErr, watchErr, s.proxy.SetRates(proxy.Rates{}), l.thin(ctx))
 }
 
 // rest waits until nothing changes any more, and then as long as the auditor looks at that. A world that doesn't come to rest is
