@@ -99,7 +99,7 @@ func (k *killer) run(ctx context.Context) {
 		if k.random.Float64() < 0.8 { // else also one that has delivered nothing yet
 			k.recovery(ctx)
 		}
-		wait(ctx, time.Second+exponential(k.random, 5*time.Second))
+		wait(ctx, time.Second+exponential(k.random, 6*time.Second))
 		leader := k.leader(ctx)
 		if leader == nil {
 			wait(ctx, lookPause)
@@ -133,7 +133,7 @@ func (k *killer) strike(ctx context.Context, leader *replica, holder string) {
 		k.another(ctx, holder)
 		wait(ctx, pause)
 		leader.signal(syscall.SIGCONT)
-	case pick < 0.88:
+	case pick < 0.9:
 		k.done.add("endLeader")
 		leader.signal(syscall.SIGTERM)
 	default:

@@ -21,15 +21,15 @@ import (
 )
 
 const (
-	// mostAlive is how many batches there are at once, at most: while nobody leads, nobody serves them.
-	mostAlive = 60
+	// mostAlive is how many batches of one pool there are at once, at most: while nobody leads, nobody serves them.
+	mostAlive = 30
 	// leftAlive is how many of them are there at the end, at most.
 	leftAlive = 20
 	// meanLife is how long a batch lives on average after it was delivered and its tasks have ended.
 	meanLife = 300 * time.Millisecond
 	// longestWait is how long a batch is left alone that isn't delivered, and longestRun one whose tasks don't end.
-	longestWait = 40 * time.Second
-	longestRun  = 30 * time.Second
+	longestWait = 25 * time.Second
+	longestRun  = 20 * time.Second
 	// loadTick is the time between two looks at what is due, and loadWorkers how many requests are under way at once.
 	loadTick    = 20 * time.Millisecond
 	loadWorkers = 8
@@ -51,6 +51,7 @@ type load struct {
 
 // customer is one batch.
 type customer struct {
+	pool      string        // "" for pods of its own
 	life      time.Duration // after it was served
 	end       time.Time     // when it is deleted
 	delivered bool
@@ -129,7 +130,7 @@ func (l *load) forget(name string) {
 
 // run asks and deletes until ctx is done.
 func (l *load) run(ctx context.Context) {
-	requests := make(chan func(context.Context), mostAlive)
+	requests := make(chan func(context.Context), 4*mostAlive)
 	var workers sync.WaitGroup
 	for range loadWorkers {
 		workers.Go(func() {
@@ -151,11 +152,13 @@ func (l *load) run(ctx context.Context) {
 		}
 		due = min(due+l.rate*loadTick.Seconds(), 5)
 		burst := l.random.Float64() < burstChance
-		for i := 0; (due >= 1 || (burst && i < burstSize)) && l.hasRoom() && len(requests) < cap(requests); i++ {
+		for i := 0; (due >= 1 || (burst && i < burstSize)) && len(requests) < cap(requests); i++ {
 			due = max(0, due-1)
 			n++
 			sb := batchOf(l.random, fmt.Sprintf("b-%05d", n))
-			l.admit(sb.Name, exponential(l.random, meanLife))
+			if !l.admit(sb, exponential(l.random, meanLife)) {
+				continue
+			}
 			requests <- func(ctx context.Context) { l.create(ctx, sb) }
 		}
 		for _, name := range l.leaving() {
@@ -164,16 +167,21 @@ func (l *load) run(ctx context.Context) {
 	}
 }
 
-func (l *load) hasRoom() bool {
+// admit notes a batch that is about to be asked for, if there is room for it.
+func (l *load) admit(sb *v1alpha1.BatchSandbox, life time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.alive) < mostAlive
-}
-
-func (l *load) admit(name string, life time.Duration) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.alive[name] = &customer{life: life, end: time.Now().Add(longestWait)}
+	alike := 0
+	for _, c := range l.alive {
+		if c.pool == sb.Spec.PoolRef {
+			alike++
+		}
+	}
+	if alike >= mostAlive {
+		return false
+	}
+	l.alive[sb.Name] = &customer{pool: sb.Spec.PoolRef, life: life, end: time.Now().Add(longestWait)}
+	return true
 }
 
 // thin deletes most of the batches that there are, so that the labels of those that stay come soon.

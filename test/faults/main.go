@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/go-logr/logr"
+	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 )
 
@@ -32,6 +33,7 @@ func main() {
 
 func start(ctx context.Context, args []string) error {
 	ctrl.SetLogger(logr.Discard()) // what goes wrong is returned
+	klog.SetLogger(logr.Discard())
 	o, err := parse(args, os.Stderr)
 	if err != nil {
 		return err

@@ -74,9 +74,9 @@ func batchOf(random *rand.Rand, name string) *v1alpha1.BatchSandbox {
 		sb.Spec.Replicas = ptr.To(2 + random.Int32N(5))
 	}
 	switch pick := random.Float64(); {
-	case pick < 0.50:
+	case pick < 0.60:
 		sb.Spec.PoolRef = noopPool
-	case pick < 0.70:
+	case pick < 0.78:
 		sb.Spec.PoolRef = deletePool
 	case pick < 0.97:
 		sb.Spec.PoolRef = restartPool

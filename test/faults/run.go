@@ -30,12 +30,14 @@ import (
 const (
 	// warmLimit bounds how long the pools may take to be warm before anything is broken.
 	warmLimit = time.Minute
-	// quiet is how long nothing must change before the world counts as at rest, and restLimit how long that may take: longer
-	// than a recycling or a lost node.
+	// quiet is how long nothing must have changed before the auditor has a look, which it has lookAgain later again.
 	quiet     = 8 * time.Second
-	restLimit = 150 * time.Second
+	lookAgain = 10 * time.Second
+	// restLimit is how long the world may take to be as it should: a create whose reply was lost counts as under way for a
+	// minute, and so long may a recycling take, or a node be away.
+	restLimit = 110 * time.Second
 	// settle is how long the world at rest is looked at.
-	settle = 12 * time.Second
+	settle = 10 * time.Second
 )
 
 // replicaNames are those of the controllers.
@@ -264,13 +266,20 @@ func (s *show) breakAll(ctx context.Context, nodes []*corev1.Node) error {
 	return errors.Join(err, handErr, watchErr, s.proxy.SetRates(proxy.Rates{}), l.thin(ctx))
 }
 
-// rest waits until nothing changes any more, and then as long as the auditor looks at that. A world that doesn't come to rest is
-// judged as it is.
+// rest waits until the world is at rest and nothing is wrong with it, or should not be any more.
 func (s *show) rest(ctx context.Context) error {
 	begin := time.Now()
-	err := s.until(ctx, restLimit+time.Second, "nothing changes any more", func() (bool, string) {
+	var looked time.Time
+	err := s.until(ctx, restLimit+time.Minute, "the world is at rest", func() (bool, string) {
 		since := time.Since(s.recorder.LastChange())
-		return since >= quiet || time.Since(begin) > restLimit, fmt.Sprintf("the last change was %s ago", since.Round(time.Millisecond))
+		switch {
+		case time.Since(begin) > restLimit:
+			return true, ""
+		case since < quiet || time.Since(looked) < lookAgain:
+			return false, fmt.Sprintf("the last change was %s ago", since.Round(time.Millisecond))
+		}
+		looked = time.Now()
+		return len(auditor.Audit(s.recorder.SoFar(), s.executors.Marks(), auditor.Settings{End: looked, Settle: time.Second})) == 0, "something is wrong with it"
 	})
 	if err != nil {
 		return err

@@ -36,9 +36,14 @@ type verdict struct {
 	findings []auditor.Finding
 }
 
+// settingsAt are what the auditor is told of a run that is over.
+func settingsAt(end time.Time) auditor.Settings {
+	return auditor.Settings{End: end, Settle: settle, Flight: 20 * time.Second}
+}
+
 // judge has the auditor judge the run.
 func (v *verdict) judge() {
-	v.findings = auditor.Audit(v.history, v.marks, auditor.Settings{End: v.end, Settle: settle, Flight: 20 * time.Second})
+	v.findings = auditor.Audit(v.history, v.marks, settingsAt(v.end))
 	v.Summary = auditor.Summarize(v.history, v.marks, v.findings)
 	v.Findings = nil // each is told on a line of its own
 }

@@ -76,6 +76,13 @@ func (r *Recorder) Stop() (History, error) {
 	return r.history.sorted(), r.err
 }
 
+// SoFar is the history until now.
+func (r *Recorder) SoFar() History {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.history)
+}
+
 // LastChange is when something last became of a Pod, BatchSandbox or Pool; zero before that.
 func (r *Recorder) LastChange() time.Time {
 	r.mu.Lock()

@@ -104,13 +104,21 @@ func Start(ctx context.Context, o Options) *Executors {
 func (e *Executors) Stop() ([]auditor.Mark, error) {
 	e.stop()
 	e.ended.Wait()
+	marks := e.Marks()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return marks, errors.Join(e.err, errors.Join(e.failed...))
+}
+
+// Marks are the runs until now.
+func (e *Executors) Marks() []auditor.Mark {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	marks := make([]auditor.Mark, 0, len(e.noted))
 	for _, m := range e.noted {
 		marks = append(marks, *m)
 	}
-	return marks, errors.Join(e.err, errors.Join(e.failed...))
+	return marks
 }
 
 // SetRates changes the rates from now on.
