@@ -155,7 +155,7 @@ func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 	}
 	pools, err := pool.New(pool.Options{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
-		Registry: metrics.Registry, Starts: p.starts, Ledger: p.ledger, Ready: ready, Calls: p.calls, Root: p.keys.Root, Suffix: pool.RandomSuffix,
+		Registry: metrics.Registry, Starts: p.starts, Ledger: p.ledger, Ready: ready, Leads: p.leads, Calls: p.calls, Root: p.keys.Root, Suffix: pool.RandomSuffix,
 	})
 	if err != nil {
 		return fmt.Errorf("make the pool controller: %w", err)
