@@ -99,7 +99,7 @@ func (k *killer) run(ctx context.Context) {
 		if k.random.Float64() < 0.8 { // else also one that has delivered nothing yet
 			k.recovery(ctx)
 		}
-		wait(ctx, time.Second+exponential(k.random, 6*time.Second))
+		wait(ctx, time.Second+exponential(k.random, 8*time.Second))
 		leader := k.leader(ctx)
 		if leader == nil {
 			wait(ctx, lookPause)

@@ -43,6 +43,8 @@ type load struct {
 	client client.Client
 	random *rand.Rand
 	rate   float64
+	due    float64 // batches, the last of them in part
+	asked  int
 
 	mu        sync.Mutex
 	alive     map[string]*customer
@@ -130,12 +132,12 @@ func (l *load) forget(name string) {
 
 // run asks and deletes until ctx is done.
 func (l *load) run(ctx context.Context) {
-	requests := make(chan func(context.Context), 4*mostAlive)
+	requests := make(chan request, 4*mostAlive)
 	var workers sync.WaitGroup
 	for range loadWorkers {
 		workers.Go(func() {
-			for f := range requests {
-				f(ctx)
+			for send := range requests {
+				send(ctx)
 			}
 		})
 	}
@@ -143,26 +145,35 @@ func (l *load) run(ctx context.Context) {
 	defer close(requests)
 	ticker := time.NewTicker(loadTick)
 	defer ticker.Stop()
-	due := 0.0
-	for n := 0; ; {
+	for {
 		select {
 		case <-ticker.C:
+			l.ask(requests)
+			for _, name := range l.leaving() {
+				requests <- func(ctx context.Context) { l.remove(ctx, name) }
+			}
 		case <-ctx.Done():
 			return
 		}
-		due = min(due+l.rate*loadTick.Seconds(), 5)
-		burst := l.random.Float64() < burstChance
-		for i := 0; (due >= 1 || (burst && i < burstSize)) && len(requests) < cap(requests); i++ {
-			due = max(0, due-1)
-			n++
-			sb := batchOf(l.random, fmt.Sprintf("b-%05d", n))
-			if !l.admit(sb, exponential(l.random, meanLife)) {
-				continue
-			}
+	}
+}
+
+// request is one to the API server.
+type request func(context.Context)
+
+// ask draws what is asked for at one tick.
+func (l *load) ask(requests chan<- request) {
+	l.due = min(l.due+l.rate*loadTick.Seconds(), 5)
+	wanted := int(l.due)
+	l.due -= float64(wanted)
+	if l.random.Float64() < burstChance {
+		wanted += burstSize
+	}
+	for range min(wanted, cap(requests)-len(requests)) {
+		l.asked++
+		sb := batchOf(l.random, fmt.Sprintf("b-%05d", l.asked))
+		if l.admit(sb, exponential(l.random, meanLife)) {
 			requests <- func(ctx context.Context) { l.create(ctx, sb) }
-		}
-		for _, name := range l.leaving() {
-			requests <- func(ctx context.Context) { l.remove(ctx, name) }
 		}
 	}
 }

@@ -40,7 +40,7 @@ func parse(args []string, out io.Writer) (Options, error) {
 	flags.SetOutput(out)
 	flags.DurationVar(&o.For, "for", 10*time.Minute, "how long things are broken")
 	flags.Uint64Var(&o.Seed, "seed", rand.Uint64N(1_000_000), "`number` that draws the faults; default random")
-	flags.Float64Var(&o.Rate, "rate", 25, "how many batches are asked for a second")
+	flags.Float64Var(&o.Rate, "rate", 30, "how many batches are asked for a second")
 	flags.StringVar(&o.Checkout, "checkout", ".", "`directory` of the checkout")
 	flags.StringVar(&o.Controller, "controller", "bin/controller", "`path` of the controller's binary")
 	flags.StringVar(&o.Results, "results", "test/faults/results", "`directory` for histories and logs")

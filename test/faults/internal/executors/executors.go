@@ -173,7 +173,7 @@ func (e *Executors) fail(err error) {
 // open makes the executor of a pod.
 func (e *Executors) open(ctx context.Context, obj *corev1.Pod) executors.Executor {
 	p := &pod{
-		all: e, key: client.ObjectKeyFromObject(obj), uid: obj.UID, ctx: ctx, lives: map[string]int{}, //nolint:contextcheck // the pod's own
+		all: e, key: client.ObjectKeyFromObject(obj), uid: obj.UID, ctx: ctx, lives: map[string]int{},
 	}
 	p.tasks = executors.NewTasks(p)
 	for _, c := range obj.Spec.Containers {
@@ -279,7 +279,7 @@ func endOf(t taskexecutor.Task) (after time.Duration, how taskexecutor.Terminate
 	return after, how
 }
 
-// wrapped is the executor's API with faults in front of it.
+// wrap is the executor's API with faults in front of it.
 func (p *pod) wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if p.isDown() {
@@ -293,7 +293,10 @@ func (p *pod) wrap(next http.Handler) http.Handler {
 			next.ServeHTTP(newNobody(w), r)
 			panic(http.ErrAbortHandler)
 		case Slow:
-			wait(r.Context(), time.Duration(share*float64(slowest)))
+			select {
+			case <-time.After(time.Duration(share * float64(slowest))):
+			case <-r.Context().Done():
+			}
 		}
 		next.ServeHTTP(w, r)
 		if p.isDown() {
@@ -321,16 +324,6 @@ func (n *nobody) WriteHeader(int) {}
 
 // Unwrap lets the handler set deadlines.
 func (n *nobody) Unwrap() http.ResponseWriter { return n.ResponseWriter }
-
-// wait lets time pass, at most until ctx is done.
-func wait(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}
 
 // isExecutor says whether a container is the executor's.
 func isExecutor(name string) bool { return name == v1alpha1.TaskExecutorContainer }
