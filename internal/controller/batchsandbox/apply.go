@@ -287,6 +287,7 @@ func (r *Reconciler) writeAllocation(ctx context.Context, obs *observed, m *memo
 	}
 	m.wrote(patched)
 	m.lastDelivery = obs.now
+	r.labels.deliver(obs.now)
 	obs.sb = patched
 	return nil
 }

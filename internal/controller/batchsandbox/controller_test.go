@@ -146,6 +146,30 @@ func TestLabelsLeaveASlowAPIServerTime(t *testing.T) {
 	}
 }
 
+func TestLabelsComeLaterWhileOthersTakePods(t *testing.T) {
+	noon := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		name       string
+		ago        time.Duration // that the batch was given its pods
+		anyAgo     time.Duration // that any batch was
+		wantDelays time.Duration
+	}{
+		{"at first nobody knows how long it keeps them", time.Second, time.Second, labelDelay - time.Second},
+		{"then it takes a turn", labelDelay, labelDelay, 0},
+		{"unless others take pods now", labelDelay, busyFor - 1, busyLabelDelay - labelDelay},
+		{"and a second ago is not now", labelDelay, busyFor, 0},
+		{"after a minute it takes one all the same", busyLabelDelay, 0, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var turns labelTurns
+			turns.deliver(noon.Add(-c.anyAgo))
+			if got := turns.delay(noon, c.ago); got != c.wantDelays {
+				t.Errorf("waits %v, want %v", got, c.wantDelays)
+			}
+		})
+	}
+}
+
 func TestABatchThatHasNoTurnYetLabelsLater(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.addPool(v1alpha1.RecycleNoop, 11)

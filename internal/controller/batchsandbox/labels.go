@@ -21,7 +21,10 @@ import (
 
 const (
 	// labelDelay is how long after its last delivery a batch's pods get its labels. A hold shorter than that gets none.
-	labelDelay = 5 * time.Second
+	// Where batches take pods at that moment, which was so within busyFor, its labels come later: those deliveries need the API server.
+	labelDelay     = 5 * time.Second
+	busyLabelDelay = time.Minute
+	busyFor        = time.Second
 
 	// labelGap is the least time between the labels of all batches: 50 a second, however many pods are delivered. Where the API
 	// server is slow it is labelShare times as long as the last one took, up to maxLabelGap: labels are to have a fifth of what one
@@ -41,6 +44,25 @@ type labelTurns struct {
 	mu   sync.Mutex
 	free time.Time
 	took time.Duration // the last label
+
+	delivered time.Time // when any batch was given pods last
+}
+
+// deliver notes that a batch was given pods.
+func (t *labelTurns) deliver(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.delivered = now
+}
+
+// delay is how much longer a batch waits before it takes a turn, that was given its last pods so long ago.
+func (t *labelTurns) delay(now time.Time, ago time.Duration) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if ago >= labelDelay && now.Sub(t.delivered) < busyFor {
+		return max(0, busyLabelDelay-ago)
+	}
+	return max(0, labelDelay-ago)
 }
 
 // labelled notes how long a label took.
@@ -74,7 +96,7 @@ func (r *Reconciler) label(ctx context.Context, obs *observed, m *memory) (time.
 		return 0, nil
 	}
 	poolGoes := obs.pool == nil || obs.pool.DeletionTimestamp != nil // perhaps in the foreground, which only owned pods survive
-	if wait := labelDelay - obs.now.Sub(m.lastDelivery); wait > 0 && !poolGoes {
+	if wait := r.labels.delay(obs.now, obs.now.Sub(m.lastDelivery)); wait > 0 && m.labelTurn.IsZero() && !poolGoes {
 		return wait, nil
 	}
 	if m.labelTurn.IsZero() {

@@ -291,8 +291,8 @@ func (m *memory) wait(obs observed, plan scheduler.CapacityPlan) time.Duration {
 	if plan.Create > 0 || plan.Partial {
 		waits = append(waits, m.creates.at(obs.now).wait, m.endings.at(obs.now).wait)
 	}
-	if plan.Partial && obs.yield.on {
-		waits = append(waits, max(time.Millisecond, m.refill.next.Sub(obs.now)))
+	if plan.Partial && obs.yield.on && (plan.Create > 0 || obs.yield.wait > 0) { // otherwise something else holds the creates up
+		waits = append(waits, max(time.Millisecond, m.refill.restUntil(obs.yield.rest).Sub(obs.now)))
 	}
 	if plan.Partial && plan.Delete+plan.DeleteStranded > 0 {
 		waits = append(waits, statusPace)

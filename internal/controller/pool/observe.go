@@ -116,8 +116,8 @@ func (r *Reconciler) observe(ctx context.Context, pool *v1alpha1.Pool, mem *memo
 	obs.activity = r.ledger.Activity(key)
 	mem.claims.Observe(obs.activity.Claimed, obs.now)
 	mem.refill.observe(obs.activity.Claimed, obs.now)
-	obs.yield = mem.refill.yield(obs.now)
 	obs.forecast = scheduler.Forecast{ClaimRate: mem.claims.At(obs.now), StartTime: obs.activity.StartTime}
+	obs.yield = mem.refill.yield(obs.now, pool.Spec.CapacitySpec, obs.counts, obs.forecast)
 	obs.creates, obs.endings = mem.creates.at(obs.now), mem.endings.at(obs.now)
 	r.observeFailing(key, mem, &obs)
 	obs.crashes = mem.crashes(obs.now)

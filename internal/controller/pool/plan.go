@@ -102,7 +102,7 @@ func limitsOf(pool *v1alpha1.Pool, obs observed) scheduler.Limits {
 	return scheduler.Limits{
 		Forecast:    obs.forecast,
 		MaxStarting: maxStarting(pool, obs.counts, obs.owed),
-		MaxCreate:   obs.yield.maxCreate(pool.Spec.CapacitySpec, obs.counts, obs.forecast),
+		MaxCreate:   obs.yield.maxCreate(),
 		CreatePause: "batches take pods and the API server is slow: the pool makes one at a time",
 		MaxDelete:   maxBurst,
 		MaxReplace:  updateBudget(pool, obs.counts, obs.owed),

@@ -15,49 +15,55 @@ import (
 	"opensandbox.io/controller/test/wrappers"
 )
 
-func TestARefillYieldsToDeliveriesWhereCreatesAreSlow(t *testing.T) {
+func TestARefillYieldsToDeliveries(t *testing.T) {
+	const took = 20 * time.Millisecond // the last create
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	for _, c := range []struct {
 		name   string
 		taken  time.Duration // ago
-		took   time.Duration // the last create
-		made   time.Duration // ago
+		made   time.Duration // ago, the last pod
 		counts scheduler.Counts
 		soon   scheduler.Forecast
 		want   int
 
 		poolMin int32
 	}{
-		{name: "a pool that nobody takes from", taken: calmAfter, took: time.Second, counts: scheduler.Counts{Idle: 90}, want: maxBurst},
-		{name: "creates are fast", took: slowCreate - 1, counts: scheduler.Counts{Idle: 90}, want: maxBurst},
-		{name: "creates are slow", took: slowCreate, counts: scheduler.Counts{Idle: 90}},
-		{name: "the pool has rested as long as the create took", took: slowCreate, made: slowCreate, counts: scheduler.Counts{Idle: 90}, want: 1},
-		{name: "half of bufferMin is there, or comes", took: slowCreate, counts: scheduler.Counts{Idle: 30, Starting: 20}},
-		{name: "less than half of bufferMin is there", took: slowCreate, counts: scheduler.Counts{Idle: 30, Starting: 13}, want: 7},
-		{name: "batches wait for what is there", took: slowCreate, counts: scheduler.Counts{Idle: 60, Waiting: 20}, want: 10},
+		{name: "a pool that nobody takes from is filled at once", taken: calmAfter, counts: scheduler.Counts{Idle: 90}, want: maxBurst},
+		{name: "a full pool rests", made: longestRest*took - 1, counts: scheduler.Counts{Idle: 100}},
+		{name: "and makes one after its rest", made: longestRest * took, counts: scheduler.Counts{Idle: 100}, want: 1},
+		{name: "halfway to the reserve it rests half as long", made: longestRest * took / 2, counts: scheduler.Counts{Idle: 40, Starting: 22}, want: 1},
+		{name: "but not shorter", made: longestRest*took/2 - 1, counts: scheduler.Counts{Idle: 41, Starting: 22}},
+		{name: "with no more than the reserve it rests no more", counts: scheduler.Counts{Idle: 25}, want: 1},
+		{name: "what is missing of the reserve is made at once", counts: scheduler.Counts{Idle: 10, Starting: 8}, want: 7},
+		{name: "batches wait for what is there", counts: scheduler.Counts{Idle: 40, Waiting: 25}, want: 10},
 		{
-			name: "as many are taken while a pod starts", took: slowCreate, counts: scheduler.Counts{Idle: 60},
+			name: "the reserve lasts while a pod starts", counts: scheduler.Counts{Idle: 35},
 			soon: scheduler.Forecast{ClaimRate: 10, StartTime: 3 * time.Second}, want: 20,
 		},
-		{name: "poolMin asks for more than bufferMin", took: slowCreate, counts: scheduler.Counts{Idle: 60, Held: 50}, poolMin: 250, want: 40},
-		{name: "very much is missing", took: slowCreate, counts: scheduler.Counts{Waiting: 5000}, want: maxBurst},
+		{
+			name: "more is taken while a pod starts than the spec asks for", counts: scheduler.Counts{Idle: 100},
+			soon: scheduler.Forecast{ClaimRate: 100, StartTime: time.Second}, want: 25,
+		},
+		{name: "poolMin asks for more than bufferMin", counts: scheduler.Counts{Idle: 40, Held: 50}, poolMin: 250, want: 10},
+		{name: "very much is missing", counts: scheduler.Counts{Waiting: 5000}, want: maxBurst},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var r refill
 			r.observe(7, now.Add(-c.taken))
-			r.made(c.took, now.Add(-c.made))
-			spec := v1alpha1.CapacitySpec{BufferMin: 99, BufferMax: 200, PoolMin: c.poolMin, PoolMax: 10000}
-			if got := r.yield(now).maxCreate(spec, c.counts, c.soon); got != c.want {
+			r.made(took, now.Add(-c.made))
+			spec := v1alpha1.CapacitySpec{BufferMin: 100, BufferMax: 200, PoolMin: c.poolMin, PoolMax: 10000}
+			if got := r.yield(now, spec, c.counts, c.soon).maxCreate(); got != c.want {
 				t.Errorf("creates up to %d, want %d", got, c.want)
 			}
 		})
 	}
 }
 
-func TestASlowPoolIsRefilledOneByOneAndAtOnceWhenItIsLeftAlone(t *testing.T) {
+func TestAPoolIsRefilledOneByOneAndAtOnceWhenItIsLeftAlone(t *testing.T) {
+	const slow = 10 * time.Millisecond
 	w := newWorld(t, wrappers.MakePool(namespace, "p").Buffer(20, 20).Size(0, 100).Obj())
 	w.onCreate = func(ctx context.Context, c client.WithWatch, pod *corev1.Pod) error {
-		w.clock.SetTime(w.clock.Now().Add(slowCreate))
+		w.clock.SetTime(w.clock.Now().Add(slow))
 		return c.Create(ctx, pod)
 	}
 	w.reconcile()
@@ -67,24 +73,22 @@ func TestASlowPoolIsRefilledOneByOneAndAtOnceWhenItIsLeftAlone(t *testing.T) {
 	if w.creates != 20 {
 		t.Fatalf("%d creates to fill the pool, want 20", w.creates)
 	}
-	w.hold("b", 1)
-	w.reconcile() // which meets a slow create again
-	w.hold("c", 8)
+	w.hold("b", 9)
 	for range 3 {
 		res := w.reconcile()
-		if res.RequeueAfter <= 0 || res.RequeueAfter > 2*slowCreate {
-			t.Fatalf("looks again after %v, want to go on within %v", res.RequeueAfter, 2*slowCreate)
+		if res.RequeueAfter <= 0 || res.RequeueAfter > (1+longestRest)*slow {
+			t.Fatalf("looks again after %v, want to go on within %v", res.RequeueAfter, (1+longestRest)*slow)
 		}
 		w.after(res.RequeueAfter)
 	}
-	if made := w.creates - 20; made < 2 || made > 4 {
-		t.Errorf("%d pods made in three looks, want one in each that comes after a rest", made)
+	if made := w.creates - 20; made != 3 {
+		t.Errorf("%d pods made in three looks, want one in each", made)
 	}
-	w.hold("d", 3) // 8 are idle and 1 to 3 start
+	w.hold("c", 10) // 1 is idle and 3 start
 	before := w.ledger.Counts(w.key)
 	w.reconcile()
-	if after := w.ledger.Counts(w.key); after.Buffer() < 10 {
-		t.Errorf("a buffer of %d after %d, want at least half of bufferMin at once", after.Buffer(), before.Buffer())
+	if after := w.ledger.Counts(w.key); after.Buffer() < 5 {
+		t.Errorf("a buffer of %d after %d, want a quarter of bufferMin at once", after.Buffer(), before.Buffer())
 	}
 	w.after(calmAfter)
 	w.reconcile()
