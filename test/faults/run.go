@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -219,8 +220,13 @@ func (s *show) random(purpose uint64) *rand.Rand {
 func (s *show) warm(ctx context.Context) error {
 	random := s.random(1)
 	for _, name := range poolNames {
-		if err := s.cluster.Client.Create(ctx, poolOf(name, bounds(random))); err != nil {
-			return fmt.Errorf("make pool %s: %w", name, err)
+		pool := poolOf(name, bounds(random))
+		err := s.until(ctx, warmLimit, "pool "+name+" is made", func() (bool, string) { // one of an earlier run may have to go first
+			err := s.cluster.Client.Create(ctx, pool.DeepCopy())
+			return err == nil, fmt.Sprint(err)
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return s.until(ctx, warmLimit, "the pools are warm", func() (bool, string) {
@@ -262,7 +268,7 @@ func (s *show) breakAll(ctx context.Context, nodes []*corev1.Node) error {
 	})
 	cancel()
 	all.Wait()
-	s.executors.SetRates(nil)
+	s.executors.Calm()
 	return errors.Join(err, handErr, watchErr, s.proxy.SetRates(proxy.Rates{}), l.thin(ctx))
 }
 
@@ -279,7 +285,7 @@ func (s *show) rest(ctx context.Context) error {
 			return false, fmt.Sprintf("the last change was %s ago", since.Round(time.Millisecond))
 		}
 		looked = time.Now()
-		return len(auditor.Audit(s.recorder.SoFar(), s.executors.Marks(), auditor.Settings{End: looked, Settle: time.Second})) == 0, "something is wrong with it"
+		return !s.isUnsettled(looked), "something is wrong with it"
 	})
 	if err != nil {
 		return err
@@ -287,6 +293,12 @@ func (s *show) rest(ctx context.Context) error {
 	tell("at rest after %s; watching that for %s", time.Since(begin).Round(time.Second), settle)
 	wait(ctx, settle)
 	return ctx.Err()
+}
+
+// isUnsettled says whether something is leaked or stuck now that may yet be repaired. What else is wrong stays so.
+func (s *show) isUnsettled(now time.Time) bool {
+	found := auditor.Audit(s.recorder.SoFar(), s.executors.Marks(), auditor.Settings{End: now, Settle: time.Second})
+	return slices.ContainsFunc(found, func(f auditor.Finding) bool { return f.Kind == auditor.Leaked || f.Kind == auditor.Stuck })
 }
 
 // until looks again and again until something is true, and shows how far it is.

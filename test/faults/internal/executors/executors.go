@@ -128,6 +128,17 @@ func (e *Executors) SetRates(rates Rates) {
 	e.rates = maps.Clone(rates)
 }
 
+// Calm ends all faults, those under way too.
+func (e *Executors) Calm() {
+	e.SetRates(nil)
+	e.mu.Lock()
+	all := slices.Collect(maps.Values(e.pods))
+	e.mu.Unlock()
+	for _, p := range all {
+		p.isBack()
+	}
+}
+
 // Counts are the faults so far.
 func (e *Executors) Counts() map[Kind]int64 {
 	e.mu.Lock()

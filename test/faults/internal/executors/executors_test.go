@@ -157,6 +157,9 @@ func TestContainersThatRestartHaveOtherIDs(t *testing.T) {
 			if !p.isDown() {
 				t.Error("it can be reached")
 			}
+			if e.Calm(); p.isDown() {
+				t.Error("it can't be reached when all is calm")
+			}
 		})
 	}
 }

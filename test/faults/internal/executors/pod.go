@@ -54,6 +54,13 @@ func (p *pod) isDown() bool {
 	return time.Now().Before(p.down)
 }
 
+// isBack ends the time in which the executor can't be reached.
+func (p *pod) isBack() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.down = time.Time{}
+}
+
 // Started implements [executors.Life].
 func (p *pod) Started(r *executors.Run) (after time.Duration, how taskexecutor.Terminated, known bool) {
 	if err := p.all.begun(r, p.uid); err != nil {
