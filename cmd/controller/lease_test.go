@@ -10,6 +10,8 @@ import (
 
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	clocktesting "k8s.io/utils/clock/testing"
+
+	"opensandbox.io/controller/pkg/task-executor/token"
 )
 
 // fakeLock is a lock whose writes take a while and may fail.
@@ -67,5 +69,17 @@ func TestALeaseIsHeldUntilTheRenewDeadlineAfterItsLastRenewal(t *testing.T) {
 				t.Errorf("leads: %v, want %v", got, c.want)
 			}
 		})
+	}
+}
+
+func TestOnlyALeaderCallsExecutors(t *testing.T) {
+	leading := true
+	sign := whileLeading(func() bool { return leading }, func(c token.Call) (string, error) { return "token for " + c.PodUID, nil })
+	if got, err := sign(token.Call{PodUID: "p"}); err != nil || got != "token for p" {
+		t.Errorf("got %q (%v) while it leads", got, err)
+	}
+	leading = false
+	if got, err := sign(token.Call{PodUID: "p"}); !errors.Is(err, errNotLeading) || got != "" {
+		t.Errorf("got %q (%v) when it may have been deposed", got, err)
 	}
 }
