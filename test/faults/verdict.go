@@ -38,7 +38,7 @@ type verdict struct {
 
 // settingsAt are what the auditor is told of a run that is over.
 func settingsAt(end time.Time) auditor.Settings {
-	return auditor.Settings{End: end, Settle: settle, Flight: 20 * time.Second}
+	return auditor.Settings{End: end, Settle: settle, Flight: 30 * time.Second}
 }
 
 // judge has the auditor judge the run.

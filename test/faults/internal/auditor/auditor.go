@@ -108,7 +108,7 @@ type Settings struct {
 	Waited time.Duration
 
 	// Flight is how long after that the pods may show that were meant for the one that waited: its own write was on its way, or
-	// was lost with its leader. Defaults to 15 s.
+	// was lost with its leader. So long may pass, too, before the end of a task is heard of. Longer than a failover; defaults to 15 s.
 	Flight time.Duration
 
 	// NodeLoss is how long a node must not have been Ready for its sandboxes to be lost. Defaults to 60 s.

@@ -269,10 +269,11 @@ func (a *audit) failures(marks []Mark) int {
 	return n
 }
 
-// goneSoonAfter says whether the pod of a run was lost so soon after its end that nobody may have heard of it.
+// goneSoonAfter says whether the pod of a run was lost so soon after its end that nobody may have heard of it: for as long as a
+// failover takes nobody listens.
 func (a *audit) goneSoonAfter(m Mark) bool {
 	lost, known := a.world.lostAt[m.Pod]
-	return known && !lost.After(m.End.Add(a.settings.Stale))
+	return known && !lost.After(m.End.Add(a.settings.Flight))
 }
 
 // wasCounted says whether the status had the tries before this one when it began.

@@ -70,6 +70,26 @@ func TestTasksThatRunTooOften(t *testing.T) {
 			s.run("a", 2, "y", "NonZeroExit")
 			s.failed("a", "NonZeroExit")
 		}, nil},
+		"it succeeds, and its pod is lost while nobody leads who could hear of it": {func(s *story) {
+			tasked(s, 0)
+			s.run("a", 1, "x", "Completed")
+			s.pass(10 * time.Second)
+			s.remove("Pod", "x")
+			s.tries("a", 0, 1)
+			s.name("a", "y")
+			s.run("a", 2, "y", "Completed")
+			s.succeeded("a")
+		}, nil},
+		"it succeeds, and its pod is lost long after": {func(s *story) {
+			tasked(s, 0)
+			s.run("a", 1, "x", "Completed")
+			s.pass(20 * time.Second)
+			s.remove("Pod", "x")
+			s.tries("a", 0, 1)
+			s.name("a", "y")
+			s.run("a", 2, "y", "Completed")
+			s.succeeded("a")
+		}, in("Pod default/y")},
 		"it is lost as often as it may": {func(s *story) {
 			tasked(s, 0)
 			for try := range 4 {
