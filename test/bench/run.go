@@ -23,41 +23,24 @@ import (
 	"opensandbox.io/controller/test/internal/cluster"
 )
 
-// run measures what the options ask for, and takes everything down at its end, also when ctx is done before.
-func run(ctx context.Context, o Options) (err error) {
+// run measures what the options ask for.
+func run(ctx context.Context, o Options) error {
 	if err := os.MkdirAll(o.Results, 0o755); err != nil {
 		return err
 	}
-	tell("starting the cluster %s", o.Cluster)
-	c, err := cluster.Up(ctx, cluster.Options{Checkout: o.Checkout, Name: o.Cluster, PodCIDR: o.PodCIDR, Nodes: o.Nodes, Out: os.Stderr})
-	if err != nil {
-		return fmt.Errorf("start the cluster: %w", err)
-	}
-	defer func() { err = errors.Join(err, c.Down(ctx)) }()
-	e := &env{options: o, cluster: c, audit: audit.Open(c.AuditLog)}
-	defer func() { err = errors.Join(err, e.stop()) }()
-	if err := e.prepare(ctx); err != nil {
-		return err
-	}
 	for _, s := range o.Scenarios {
-		tell("%s: waiting until the load of the machine falls no more", s.name)
-		machine, err := thisMachine(ctx)
-		if err != nil {
-			return err
-		}
-		result := report.Result{Scenario: s.name, Machine: machine, Command: o.command(s.name), Sizes: o.Sizes.or(s.sizes).byName()}
+		result := report.Result{Scenario: s.name, Command: o.command(s.name), Sizes: o.Sizes.or(s.sizes).byName()}
 		var all []findings
 		for i := range o.Runs {
-			e.begin(s.name, i+1)
-			found, err := e.once(ctx, s)
+			found, machine, err := runOnce(ctx, o, s, i+1)
 			if err != nil {
 				return fmt.Errorf("%s, run %d of %d: %w", s.name, i+1, o.Runs, err)
 			}
+			if i == 0 {
+				result.Machine = machine
+			}
 			all = append(all, found)
 			result.Runs = append(result.Runs, found.metrics)
-		}
-		if err := e.stopExecutors(); err != nil {
-			return err
 		}
 		result.Time = time.Now().UTC().Format(time.RFC3339)
 		if err := publish(o, result, drawing(s, all)); err != nil {
@@ -65,6 +48,29 @@ func run(ctx context.Context, o Options) (err error) {
 		}
 	}
 	return nil
+}
+
+// runOnce runs a scenario in a cluster of its own, and takes everything down at its end, also when ctx is done before. In the same
+// cluster each run would be slower than the one before: events stay for an hour.
+func runOnce(ctx context.Context, o Options, s scenario, number int) (found findings, machine report.Machine, err error) {
+	tell("starting the cluster %s", o.Cluster)
+	c, err := cluster.Up(ctx, cluster.Options{Checkout: o.Checkout, Name: o.Cluster, PodCIDR: o.PodCIDR, Nodes: o.Nodes, Out: os.Stderr})
+	if err != nil {
+		return found, machine, fmt.Errorf("start the cluster: %w", err)
+	}
+	defer func() { err = errors.Join(err, c.Down(ctx)) }()
+	e := &env{options: o, cluster: c, audit: audit.Open(c.AuditLog)}
+	defer func() { err = errors.Join(err, e.stop()) }()
+	e.begin(s.name, number)
+	if err := e.prepare(ctx); err != nil {
+		return found, machine, err
+	}
+	e.tell("waiting until the load of the machine falls no more")
+	if machine, err = thisMachine(ctx); err != nil {
+		return found, machine, err
+	}
+	found, err = e.once(ctx, s)
+	return found, machine, err
 }
 
 // prepare makes the namespace, and deletes the batches of a run that was cut off in a cluster that stayed up.

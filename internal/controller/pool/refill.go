@@ -14,7 +14,7 @@ const (
 	calmAfter = time.Second
 
 	// longestRest is how long a pool rests that has its whole buffer, in times of the create before.
-	longestRest = 2
+	longestRest = 4
 )
 
 // refill is what tells when making pods takes something from deliveries. Lost with the process, it costs nothing.
