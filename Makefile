@@ -82,7 +82,7 @@ presubmit: verify lint test-unit ## What to run before a push
 ##@ Tests
 
 .PHONY: test
-test: test-unit test-fuzz test-integration test-e2e ## Run all tests
+test: test-unit test-fuzz test-integration test-faults test-e2e ## Run all tests
 
 .PHONY: test-unit
 test-unit: ## Run unit tests (no cluster)
@@ -94,6 +94,10 @@ test-unit: ## Run unit tests (no cluster)
 .PHONY: test-integration
 test-integration: ## Run integration tests against a real API server and etcd
 	hack/test/with-cluster.sh kwok integration -- $(GOTEST) ./test/integration/...
+
+.PHONY: test-faults
+test-faults: ## Run two controllers with faults for a minute: the target faults, short and always the same
+	@$(MAKE) faults FOR=60s SEED=1
 
 .PHONY: test-e2e
 test-e2e: ## Run end-to-end tests on a real node (Linux as root)
@@ -113,6 +117,12 @@ bench: ## Measure on a simulated cluster: BENCH=scenarios, N=, RATE=, POOL=, FOR
 .PHONY: test-fuzz
 test-fuzz: ## Fuzz every fuzz target for two seconds each
 	hack/test/fuzz.sh 2s
+
+.PHONY: faults
+faults: ## Break everything around two controllers and audit what became of it: FOR=10m, SEED=random, FAULTSFLAGS=
+	$(GOBUILD) -o bin/controller ./cmd/controller
+	$(GOBUILD) -o bin/faults ./test/faults
+	bin/faults $(if $(FOR),-for=$(FOR)) $(if $(SEED),-seed=$(SEED)) $(FAULTSFLAGS)
 
 .PHONY: fuzz
 fuzz: ## Fuzz every fuzz target for FUZZTIME each

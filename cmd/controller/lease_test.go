@@ -15,6 +15,8 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
+
+	"opensandbox.io/controller/pkg/task-executor/token"
 )
 
 // fakeLock is a lock whose writes take a while and may fail.
@@ -221,4 +223,16 @@ func TestALeaseTellsSinceWhenItIsHeld(t *testing.T) {
 			t.Errorf("got %+v (%v), want what is there", record, err)
 		}
 	})
+}
+
+func TestOnlyALeaderCallsExecutors(t *testing.T) {
+	leading := true
+	sign := whileLeading(func() bool { return leading }, func(c token.Call) (string, error) { return "token for " + c.PodUID, nil })
+	if got, err := sign(token.Call{PodUID: "p"}); err != nil || got != "token for p" {
+		t.Errorf("got %q (%v) while it leads", got, err)
+	}
+	leading = false
+	if got, err := sign(token.Call{PodUID: "p"}); !errors.Is(err, errNotLeading) || got != "" {
+		t.Errorf("got %q (%v) when it may have been deposed", got, err)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -44,6 +45,7 @@ import (
 	"opensandbox.io/controller/internal/utils/executorcalls"
 	"opensandbox.io/controller/internal/utils/metricsguard"
 	"opensandbox.io/controller/internal/utils/trigger"
+	"opensandbox.io/controller/pkg/task-executor/token"
 )
 
 const (
@@ -87,9 +89,10 @@ func run(ctx context.Context, o Options) error {
 	defer stopRunner()
 	wake := waker{batches: trigger.New(), pools: trigger.New()}
 	keys := keyring.New(mgr.GetAPIReader(), mgr.GetClient(), ownNamespace(o), clock.RealClock{})
-	runner := batchsandbox.NewRunner(runnerCtx, clock.RealClock{}, wake.WakeBatch, batchsandbox.Dialer(keys.Sign, counters.calls.Wrap))
+	sign := whileLeading(leads, keys.Sign)
+	runner := batchsandbox.NewRunner(runnerCtx, clock.RealClock{}, wake.WakeBatch, batchsandbox.Dialer(sign, counters.calls.Wrap))
 	defer runner.Wait()
-	calls := pool.NewCalls(runnerCtx, wake.WakePool, pool.Dialer(keys.Sign, counters.calls.Wrap))
+	calls := pool.NewCalls(runnerCtx, wake.WakePool, pool.Dialer(sign, counters.calls.Wrap))
 	defer calls.Wait()
 	defer stopRunner()
 	ledger, rebuilt := scheduler.NewLedger(wake), make(chan struct{})
@@ -108,6 +111,20 @@ func run(ctx context.Context, o Options) error {
 		return fmt.Errorf("run the manager: %w", err)
 	}
 	return nil
+}
+
+// errNotLeading says that the lease was not renewed in time: another controller may lead, and talk to the executors.
+var errNotLeading = errors.New("the lease was not renewed in time")
+
+// whileLeading signs calls of executors only while this process leads for sure. A leader that was frozen would else go on with
+// what it was about to tell them, as to clear away a try that the next leader has begun meanwhile and to begin it again.
+func whileLeading(leads func() bool, sign func(token.Call) (string, error)) func(token.Call) (string, error) {
+	return func(c token.Call) (string, error) {
+		if !leads() {
+			return "", errNotLeading
+		}
+		return sign(c)
+	}
 }
 
 type waker struct{ batches, pools *trigger.Trigger }
@@ -162,7 +179,7 @@ func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 	}
 	pools, err := pool.New(pool.Options{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
-		Registry: metrics.Registry, Starts: p.starts, Ledger: p.ledger, Ready: p.rebuilt, Calls: p.calls, Root: p.keys.Root, Suffix: pool.RandomSuffix,
+		Registry: metrics.Registry, Starts: p.starts, Ledger: p.ledger, Ready: p.rebuilt, Leads: p.leads, Calls: p.calls, Root: p.keys.Root, Suffix: pool.RandomSuffix,
 	})
 	if err != nil {
 		return fmt.Errorf("make the pool controller: %w", err)

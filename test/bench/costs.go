@@ -11,10 +11,10 @@ import (
 	"time"
 
 	"opensandbox.io/controller/test/bench/internal/audit"
-	"opensandbox.io/controller/test/bench/internal/process"
-	"opensandbox.io/controller/test/bench/internal/promtext"
 	"opensandbox.io/controller/test/bench/internal/report"
 	"opensandbox.io/controller/test/bench/internal/stats"
+	"opensandbox.io/controller/test/internal/process"
+	"opensandbox.io/controller/test/internal/promtext"
 )
 
 // span is a stretch of time whose costs are counted.

@@ -13,8 +13,8 @@ import (
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/test/bench/internal/audit"
 	"opensandbox.io/controller/test/bench/internal/plot"
-	"opensandbox.io/controller/test/bench/internal/promtext"
 	"opensandbox.io/controller/test/bench/internal/report"
+	"opensandbox.io/controller/test/internal/promtext"
 	"opensandbox.io/controller/test/wrappers"
 )
 

@@ -18,10 +18,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"opensandbox.io/controller/test/bench/internal/audit"
-	"opensandbox.io/controller/test/bench/internal/cluster"
 	"opensandbox.io/controller/test/bench/internal/executors"
-	"opensandbox.io/controller/test/bench/internal/process"
-	"opensandbox.io/controller/test/bench/internal/promtext"
+	"opensandbox.io/controller/test/internal/cluster"
+	"opensandbox.io/controller/test/internal/process"
+	"opensandbox.io/controller/test/internal/promtext"
 )
 
 const (

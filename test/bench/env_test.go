@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"opensandbox.io/controller/api/v1alpha1"
-	"opensandbox.io/controller/test/bench/internal/cluster"
+	"opensandbox.io/controller/test/internal/cluster"
 )
 
 // envOf works with an API server that is simulated, and has no controller.

@@ -19,8 +19,8 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/test/bench/internal/audit"
-	"opensandbox.io/controller/test/bench/internal/cluster"
 	"opensandbox.io/controller/test/bench/internal/report"
+	"opensandbox.io/controller/test/internal/cluster"
 )
 
 // run measures what the options ask for.

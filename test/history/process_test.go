@@ -243,7 +243,7 @@ func (w *world) startProcess(before *cache) *process {
 	}
 	p.pools, err = pool.New(pool.Options{
 		Client: api, APIReader: reader, Clock: clock.RealClock{}, Recorder: noEvents{}, Registry: noRegistry{}, Starts: starts, Ledger: p.ledger, Ready: p.ready,
-		Calls: p.calls, Root: noRoot, Suffix: w.suffix,
+		Leads: func() bool { return true }, Calls: p.calls, Root: noRoot, Suffix: w.suffix,
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -84,6 +84,7 @@ func (s *space) stepPool(pool *v1alpha1.Pool, kubelet func(*corev1.Pod) bool) *s
 			},
 		}),
 		APIReader: s.client, Clock: p.clock, Recorder: &events.FakeRecorder{}, Registry: registry, Starts: starts, Ledger: p.ledger, Ready: ready,
+		Leads: func() bool { return true },
 		Calls: poolcontroller.NewCalls(s.ctx, func(types.NamespacedName) {}, func(string, types.UID) poolcontroller.Executor { return nil }), Root: func() string { return "" }, Suffix: poolcontroller.RandomSuffix,
 	})
 	s.must(err)

@@ -24,6 +24,9 @@ import (
 // pageSize bounds one list call, in objects.
 const pageSize = 500
 
+// fenceTries is how often a fence is tried before the rebuild has failed.
+const fenceTries = 3
+
 // Rebuild reads all pooled batches and all pods of pools from the API server itself, fences, and makes the ledger anew.
 // epoch names this leader. It is called after the election and before any reconcile, again if it failed.
 func (r *Reconciler) Rebuild(ctx context.Context, epoch string, namespaces []string) error {
@@ -134,12 +137,10 @@ func (r *Reconciler) fence(ctx context.Context, batches []v1alpha1.BatchSandbox,
 	body := mustJSON(map[string]any{"metadata": map[string]any{"annotations": map[string]string{v1alpha1.LeaderEpochAnnotation: epoch}}})
 	_, err := slowstart.Do(ctx, len(open), func(ctx context.Context, n int) error {
 		sb := &batches[open[n]]
-		truth := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: sb.Namespace, Name: sb.Name}}
-		switch err := r.client.Patch(ctx, truth, client.RawPatch(types.MergePatchType, []byte(body))); {
+		truth, err := r.fenceOne(ctx, client.ObjectKeyFromObject(sb), client.RawPatch(types.MergePatchType, []byte(body)))
+		switch {
 		case apierrors.IsNotFound(err):
 			gone[open[n]] = true
-		case err != nil && refusesWrites(err):
-			logf.FromContext(ctx).Error(err, "fence a batch, which can't be written", "batch", client.ObjectKeyFromObject(sb))
 		case err != nil:
 			return fmt.Errorf("fence batch %s: %w", client.ObjectKeyFromObject(sb), err)
 		default:
@@ -157,6 +158,22 @@ func (r *Reconciler) fence(ctx context.Context, batches []v1alpha1.BatchSandbox,
 		}
 	}
 	return there, nil
+}
+
+// fenceOne patches a batch, again at once where that failed: if a single fence of many failed the whole rebuild, an API server that
+// refuses one write in ten would let no leader begin. It returns what the API server has of the batch.
+func (r *Reconciler) fenceOne(ctx context.Context, key client.ObjectKey, patch client.Patch) (truth *v1alpha1.BatchSandbox, err error) {
+	for range fenceTries {
+		truth = &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}
+		if err = r.client.Patch(ctx, truth, patch); err == nil || apierrors.IsNotFound(err) || ctx.Err() != nil {
+			return truth, err
+		}
+		if refusesWrites(err) {
+			logf.FromContext(ctx).Error(err, "fence a batch, which can't be written", "batch", key)
+			return truth, r.apiReader.Get(ctx, key, truth)
+		}
+	}
+	return nil, err
 }
 
 // refusesWrites says that the API server refuses to write this one object: its annotations or all of it are as large as they can be,

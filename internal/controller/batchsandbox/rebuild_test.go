@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -119,6 +120,37 @@ func TestALedgerIsNotRebuiltWithoutEveryFence(t *testing.T) {
 		w.onPatch = nil
 		w.rebuild()
 		w.look("b").wantAnnotation(v1alpha1.LeaderEpochAnnotation, "epoch")
+	})
+}
+
+// An API server that refuses each fence once delays a new leader, and doesn't keep it from leading.
+func TestAFenceThatFailsIsTriedAgainWithoutTheOthers(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.addPool(v1alpha1.RecycleNoop, 1)
+		var mu sync.Mutex
+		tries := map[string]int{}
+		for i := range 20 {
+			w.create(wrappers.MakeBatch(namespace, fmt.Sprintf("b-%02d", i)).Pool("p").Obj())
+		}
+		w.onPatch = func(ctx context.Context, c client.WithWatch, obj client.Object, p client.Patch) error {
+			mu.Lock()
+			tries[obj.GetName()]++
+			first := tries[obj.GetName()] == 1
+			mu.Unlock()
+			if first {
+				return apierrors.NewInternalError(errors.New("etcdserver: leader changed"))
+			}
+			return c.Patch(ctx, obj, p)
+		}
+		w.rebuild()
+		for name, n := range tries {
+			if n != 2 {
+				t.Errorf("%s was fenced %d times, want twice", name, n)
+			}
+		}
+		if c := w.counts(); c.Waiting != 20 {
+			t.Errorf("counts %+v, want 20 that wait", c)
+		}
 	})
 }
 

@@ -122,6 +122,9 @@ func (r *Reconciler) deletePod(ctx context.Context, pool client.ObjectKey, p sch
 
 // deleteUID deletes the pod of this UID. One that is gone already is as good, and the ledger forgets it.
 func (r *Reconciler) deleteUID(ctx context.Context, pool client.ObjectKey, p scheduler.Pod) error {
+	if !r.leads() {
+		return errNotLeading
+	}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pool.Namespace, Name: p.Name}}
 	err := r.client.Delete(ctx, pod, client.Preconditions{UID: &p.UID})
 	switch {
@@ -150,7 +153,7 @@ func (r *Reconciler) unretire(pool client.ObjectKey, pods []scheduler.Pod) {
 type outcome int
 
 const (
-	// outcomeUnsent: there was no create.
+	// outcomeUnsent: there was no create, and an error says why unless one before it failed.
 	outcomeUnsent outcome = iota
 
 	// outcomeCreated: the pod exists.
@@ -205,7 +208,8 @@ func (r *Reconciler) createPods(ctx context.Context, pool *v1alpha1.Pool, mem *m
 	}
 	for i, name := range names {
 		switch outcomes[i] {
-		case outcomeUnsent: // slow start stopped before
+		case outcomeUnsent: // slow start stopped before, or another controller may lead
+			done.err = errors.Join(done.err, errs[i])
 		case outcomeCreated:
 			done.created++
 			done.names = append(done.names, name)
@@ -243,6 +247,9 @@ func (r *Reconciler) desiredPods(pool *v1alpha1.Pool, mem *memory, w work, names
 // createPod creates one pod and finds out what came of it. The error is nil if the pod exists or its name is
 // taken.
 func (r *Reconciler) createPod(ctx context.Context, pool *v1alpha1.Pool, pod *corev1.Pod) (outcome, error) {
+	if !r.leads() {
+		return outcomeUnsent, errNotLeading
+	}
 	key, name, revision := client.ObjectKeyFromObject(pool), pod.Name, pod.Labels[v1alpha1.PoolRevisionLabel]
 	r.ledger.ExpectPod(key, name, revision)
 	err := r.client.Create(ctx, pod)

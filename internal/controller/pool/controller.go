@@ -63,6 +63,10 @@ type Options struct {
 	// Ready is closed once the ledger was rebuilt after the election. No pool is touched before.
 	Ready <-chan struct{}
 
+	// Leads says whether this process still leads for sure. It is asked before each pod is made or deleted: another leader
+	// counts without those of this one, and may have given them to batches.
+	Leads func() bool
+
 	// Calls makes the calls of executors.
 	Calls *Calls
 
@@ -72,6 +76,10 @@ type Options struct {
 	// Suffix gives the end of a pod's name; two in a row should differ.
 	Suffix func() string
 }
+
+// errNotLeading says that the lease was not renewed in time: another controller may lead. No pod is made or deleted until it is
+// renewed; where it never is, this process ends.
+var errNotLeading = errors.New("the lease was not renewed in time")
 
 // RandomSuffix is a Suffix that can't be guessed from the last.
 func RandomSuffix() string { return rand.String(suffixLength) }
@@ -84,6 +92,7 @@ type Reconciler struct {
 	recorder events.EventRecorder
 	ledger   *scheduler.Ledger
 	ready    <-chan struct{}
+	leads    func() bool
 	metrics  *podMetrics
 	starts   *Starts
 	memories *memories
@@ -109,6 +118,7 @@ func New(o Options) (*Reconciler, error) {
 		recorder: o.Recorder,
 		ledger:   o.Ledger,
 		ready:    o.Ready,
+		leads:    o.Leads,
 		metrics:  m,
 		starts:   o.Starts,
 		memories: memories,

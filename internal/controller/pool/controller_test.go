@@ -77,6 +77,41 @@ func TestNewPoolIsFilledAndThenLeftAlone(t *testing.T) {
 	}
 }
 
+// A leader that was frozen knows nothing of the pods that the next one made and gave to batches.
+func TestALeaderThatMayHaveBeenDeposedNeitherMakesNorDeletesPods(t *testing.T) {
+	for name, c := range map[string]struct {
+		capacity v1alpha1.CapacitySpec
+		want     int // pods, once it leads again
+	}{
+		"too few":  {v1alpha1.CapacitySpec{BufferMin: 2, BufferMax: 2, PoolMax: 9}, 2},
+		"too many": {v1alpha1.CapacitySpec{BufferMax: 0, PoolMax: 9}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pool := wrappers.MakePool(namespace, "p").Obj()
+			pool.Spec.CapacitySpec = v1alpha1.CapacitySpec{BufferMin: 1, BufferMax: 1, PoolMax: 9}
+			w := newWorld(t, pool)
+			w.settled()
+			w.edit(func(p *v1alpha1.Pool) { p.Spec.CapacitySpec = c.capacity })
+			w.creates, w.deletes, w.deposed = 0, 0, true
+			for range 2 {
+				w.after(time.Minute)
+				if _, err := w.tryReconcile(); !errors.Is(err, errNotLeading) {
+					t.Errorf("got %v, want %v", err, errNotLeading)
+				}
+			}
+			if w.creates+w.deletes > 0 || w.podNames() != "p-00001" {
+				t.Errorf("%d creates and %d deletes, and there is %q", w.creates, w.deletes, w.podNames())
+			}
+			w.deposed = false
+			w.after(time.Minute)
+			w.settled()
+			if got := len(w.pods()); got != c.want {
+				t.Errorf("there are %d pods, want %d", got, c.want)
+			}
+		})
+	}
+}
+
 func TestPodsOnTheirWayAreNotMadeTwice(t *testing.T) {
 	w := newWorld(t, wrappers.MakePool(namespace, "p").Buffer(3, 3).Obj())
 	w.reconcile()

@@ -47,6 +47,7 @@ type world struct {
 	r        *Reconciler
 	woken    bool   // by the ledger, or an executor's answer
 	root     string // of the controller's tokens
+	deposed  bool   // the lease was not renewed in time
 
 	mu      sync.Mutex
 	creates int                  // creates sent
@@ -104,6 +105,7 @@ func newWorld(t *testing.T, pool *v1alpha1.Pool, pods ...*corev1.Pod) *world {
 		Client: interceptor.NewClient(w.client, w.funcs()), APIReader: interceptor.NewClient(w.client, w.reads()),
 		Clock: w.clock, Recorder: w.recorder, Registry: w.registry, Starts: w.starts, Ledger: w.ledger, Ready: ready, Calls: w.calls,
 		Root:   func() string { return w.root },
+		Leads:  func() bool { return !w.deposed },
 		Suffix: func() string { w.names++; return fmt.Sprintf("%05d", w.names) },
 	})
 	if err != nil {

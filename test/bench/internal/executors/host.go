@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"opensandbox.io/controller/test/bench/internal/process"
+	"opensandbox.io/controller/test/internal/process"
 )
 
 // Host is the bench's side of the process that serves the executors.

@@ -29,8 +29,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"opensandbox.io/controller/api/v1alpha1"
-	"opensandbox.io/controller/test/bench/internal/process"
-	"opensandbox.io/controller/test/bench/internal/promtext"
+	"opensandbox.io/controller/test/internal/process"
+	"opensandbox.io/controller/test/internal/promtext"
 )
 
 // definitions is where the custom resource definitions are, below the checkout.
@@ -131,11 +131,11 @@ func Config(kubeconfig string) (*rest.Config, error) {
 		return nil, fmt.Errorf("read kubeconfig %s: %w", kubeconfig, err)
 	}
 	config.QPS = -1
-	config.UserAgent = "bench/1"
+	config.UserAgent = "opensandbox-test/1"
 	return config, nil
 }
 
-// Scheme knows the kinds that the bench deals with.
+// Scheme knows the kinds that the project deals with.
 func Scheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
 	return scheme, errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), apiextensionsv1.AddToScheme(scheme))

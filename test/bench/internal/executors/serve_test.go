@@ -21,11 +21,12 @@ import (
 	"opensandbox.io/controller/internal/task-executor/server"
 	taskexecutor "opensandbox.io/controller/pkg/task-executor"
 	"opensandbox.io/controller/pkg/task-executor/token"
+	"opensandbox.io/controller/test/internal/executors"
 )
 
 func newWorld() (*world, *bytes.Buffer) {
 	var told bytes.Buffer
-	return &world{log: slog.New(slog.DiscardHandler), out: json.NewEncoder(&told), random: rand.New(rand.NewPCG(1, 2))}, &told
+	return &world{out: json.NewEncoder(&told), random: rand.New(rand.NewPCG(1, 2))}, &told
 }
 
 // ends are the ends that a world has told of, in their order.
@@ -46,7 +47,7 @@ func wanted(name string, command []string) taskexecutor.Task {
 	return taskexecutor.Task{Name: name, Process: taskexecutor.Process{Command: command}}
 }
 
-func set(t *testing.T, tasks *tasks, want ...taskexecutor.Task) {
+func set(t *testing.T, tasks *executors.Tasks, want ...taskexecutor.Task) {
 	t.Helper()
 	if _, err := tasks.Set(want); err != nil {
 		t.Fatal(err)
@@ -56,13 +57,13 @@ func set(t *testing.T, tasks *tasks, want ...taskexecutor.Task) {
 func TestADrawnTaskEndsByItselfAndItsEndIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, told := newWorld()
-		tasks := newTasks(w)
+		tasks := executors.NewTasks(w)
 		set(t, tasks, wanted("a", Drawn(time.Second)))
 		set(t, tasks, wanted("a", Drawn(time.Second))) // changes nothing
 		if list, _ := tasks.Wait(t.Context(), "", 0); len(list) != 1 || list[0].ProcessStatus.Waiting == nil {
 			t.Fatalf("tasks %+v, want one that waits", list)
 		}
-		time.Sleep(longestLife*time.Second + startTime)
+		time.Sleep(longestLife*time.Second + 10*time.Millisecond)
 		synctest.Wait()
 		got, err := tasks.Get("a")
 		if err != nil || got.ProcessStatus.Terminated == nil {
@@ -79,7 +80,7 @@ func TestADrawnTaskEndsByItselfAndItsEndIsTold(t *testing.T) {
 func TestTasksThatRunUntilToldEndAtTheRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, told := newWorld()
-		tasks := newTasks(w)
+		tasks := executors.NewTasks(w)
 		var all []taskexecutor.Task
 		for i := range 5 {
 			all = append(all, wanted(fmt.Sprint(i), UntilTold()))
@@ -123,7 +124,7 @@ func TestAClientFollowsATaskToItsEnd(t *testing.T) {
 	}
 	w, _ := newWorld()
 	log := slog.New(slog.DiscardHandler)
-	handler := server.Guard(server.NewHandler(newTasks(w), unclean{}, log), token.NewVerifier(root.Certificate, "uid", clock.RealClock{}), log)
+	handler := server.Guard(server.NewHandler(executors.NewTasks(w), unclean{}, log), token.NewVerifier(root.Certificate, "uid", clock.RealClock{}), log)
 	srv := httptest.NewServer(handler)
 	t.Cleanup(srv.Close)
 	client := taskexecutor.New(srv.URL, taskexecutor.WithTokens(token.ForPod(signer.Sign, "uid")))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package process runs programs beside the bench, and tells what they use.
+// Package process runs programs beside a test, and tells what they use.
 package process
 
 import (
@@ -31,8 +31,8 @@ type Process struct {
 	err   error // set before ended is closed
 }
 
-// Start runs a command in a process group of its own, so that ^C at the terminal doesn't reach it before the bench has
-// taken its measures. It dies with the bench.
+// Start runs a command in a process group of its own, so that ^C at the terminal doesn't reach it before the program has
+// taken its measures. It dies with the program.
 func Start(cmd *exec.Cmd) (*Process, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -49,16 +49,24 @@ func Start(cmd *exec.Cmd) (*Process, error) {
 // Ended is closed when the process has ended.
 func (p *Process) Ended() <-chan struct{} { return p.ended }
 
+// Signal sends the process a signal; one that has ended is as good.
+func (p *Process) Signal(signal os.Signal) { _ = p.cmd.Process.Signal(signal) }
+
+// Kill ends the process at once and waits until it has ended, also one that is stopped.
+func (p *Process) Kill() {
+	p.Signal(os.Kill)
+	<-p.ended
+}
+
 // Stop asks the process to end and waits until it has.
 func (p *Process) Stop() error {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // one that has ended is as good
+	p.Signal(syscall.SIGTERM)
 	timer := time.NewTimer(stopTimeout)
 	defer timer.Stop()
 	select {
 	case <-p.ended:
 	case <-timer.C:
-		_ = p.cmd.Process.Kill() // see above
-		<-p.ended
+		p.Kill()
 		return fmt.Errorf("%s did not end within %s and was killed", filepath.Base(p.cmd.Path), stopTimeout)
 	}
 	var exit *exec.ExitError
