@@ -13,7 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"opensandbox.io/controller/api/v1alpha1"
-	"opensandbox.io/controller/test/bench/internal/process"
+	"opensandbox.io/controller/test/internal/process"
 	"opensandbox.io/controller/test/bench/internal/report"
 )
 
@@ -63,7 +63,7 @@ func runFailover(ctx context.Context, e *env, s sizes) (f findings, err error) {
 		goal      float64 // in s
 		lose      func(*process.Process) error
 	}{
-		{"killed", "from SIGKILL of the leader to the delivery of a batch created then", 20, (*process.Process).Kill},
+		{"killed", "from SIGKILL of the leader to the delivery of a batch created then", 20, func(p *process.Process) error { p.Kill(); return nil }},
 		{"asked", "from SIGTERM to the leader to the delivery of a batch created then", 3, (*process.Process).Stop},
 	} {
 		if err := errors.Join(start(), e.settle(ctx)); err != nil {

@@ -76,13 +76,6 @@ func (p *Process) Stop() error {
 	return p.err
 }
 
-// Kill ends the process without asking it, and waits until it has.
-func (p *Process) Kill() error {
-	err := p.cmd.Process.Kill()
-	<-p.ended
-	return err
-}
-
 // Run runs a command to its end in a process group of its own, which as a whole is interrupted when ctx ends.
 func Run(ctx context.Context, cmd *exec.Cmd) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
