@@ -41,8 +41,9 @@ func (f filled) shown(key, what string) times {
 }
 
 func runFill(ctx context.Context, e *env, s sizes) (findings, error) {
-	// A small pool comes first, so that what is measured doesn't wait for the start of the controller.
-	if err := e.fresh(ctx, 1, fixedPool("first", 1, v1alpha1.RecycleDelete)); err != nil {
+	// Another pool of that size comes first: the floor, which comes later, waits neither for the start of the controller nor for an API
+	// server that has done nothing yet.
+	if err := errors.Join(e.fresh(ctx, s.N, fixedPool("first", s.N, v1alpha1.RecycleDelete)), e.clear(ctx)); err != nil {
 		return findings{}, err
 	}
 	pool := fixedPool("fill", s.N, v1alpha1.RecycleDelete)

@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	// labelDelay is how long after its last delivery a batch's pods get its labels. A hold shorter than that gets none.
-	// Where batches take pods at that moment, which was so within busyFor, its labels come later: those deliveries need the API server.
+	// labelDelay is how long after its last delivery a batch's pods get its labels. A hold shorter than that gets none. Where a batch was
+	// given pods in the last busyFor, it is busyLabelDelay: such deliveries need the API server.
 	labelDelay     = 5 * time.Second
 	busyLabelDelay = time.Minute
 	busyFor        = time.Second

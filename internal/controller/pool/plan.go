@@ -103,7 +103,7 @@ func limitsOf(pool *v1alpha1.Pool, obs observed) scheduler.Limits {
 		Forecast:    obs.forecast,
 		MaxStarting: maxStarting(pool, obs.counts, obs.owed),
 		MaxCreate:   obs.yield.maxCreate(),
-		CreatePause: "batches take pods and the API server is slow: the pool makes one at a time",
+		CreatePause: "batches take pods: the pool makes one at a time and rests in between",
 		MaxDelete:   maxBurst,
 		MaxReplace:  updateBudget(pool, obs.counts, obs.owed),
 		MaxMove:     max(1, updateBudget(pool, obs.counts, obs.counts.Cordoned)), // at least one, or batches might wait for ever

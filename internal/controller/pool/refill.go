@@ -74,10 +74,10 @@ func (r *refill) restUntil(times float64) time.Time {
 
 // maxCreate is how many pods may be made now:
 //
-//	| batches take pods | buffer    | result                                |
-//	| no                | -         | any number                            |
-//	| yes               | < reserve | what is missing of that               |
-//	| yes               | enough    | one, if the pool has rested           |
+//	| batches take pods | buffer     | result                      |
+//	| no                | -          | any number                  |
+//	| yes               | < reserve  | what is missing of that     |
+//	| yes               | >= reserve | one, if the pool has rested |
 func (y yield) maxCreate() int {
 	switch {
 	case !y.on:
