@@ -13,8 +13,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"opensandbox.io/controller/api/v1alpha1"
-	"opensandbox.io/controller/test/internal/process"
 	"opensandbox.io/controller/test/bench/internal/report"
+	"opensandbox.io/controller/test/internal/process"
 )
 
 func failoverScenario() scenario {

@@ -43,7 +43,7 @@ func parse(args []string, out io.Writer) (Options, error) {
 	flags.Float64Var(&o.Rate, "rate", 30, "how many batches are asked for a second")
 	flags.StringVar(&o.Checkout, "checkout", ".", "`directory` of the checkout")
 	flags.StringVar(&o.Controller, "controller", "bin/controller", "`path` of the controller's binary")
-	flags.StringVar(&o.Results, "results", "test/faults/results", "`directory` for histories and logs")
+	flags.StringVar(&o.Results, "results", "bin/faults-results", "`directory` for histories and logs")
 	flags.BoolVar(&o.Keep, "keep", false, "keep history and logs also if nothing was found")
 	flags.StringVar(&o.Judge, "judge", "", "`directory` of an earlier run to be judged again")
 	flags.StringVar(&o.Cluster, "cluster", "faults", "`name` of the cluster; one that is up is used and stays up")
