@@ -26,6 +26,8 @@ type Options struct {
 	// Results is the directory that histories and logs go to; Keep keeps those of runs without findings too.
 	Results string
 	Keep    bool
+	// UntilFound ends the run at the first finding that no later change can mend.
+	UntilFound bool
 	// Judge is the directory of an earlier run that is judged again, instead of a new run.
 	Judge string
 	// Cluster is the name of the cluster, PodCIDR the addresses of its pods, Nodes the number of its nodes.
@@ -45,6 +47,7 @@ func parse(args []string, out io.Writer) (Options, error) {
 	flags.StringVar(&o.Controller, "controller", "bin/controller", "`path` of the controller's binary")
 	flags.StringVar(&o.Results, "results", "bin/faults-results", "`directory` for histories and logs")
 	flags.BoolVar(&o.Keep, "keep", false, "keep history and logs also if nothing was found")
+	flags.BoolVar(&o.UntilFound, "until-found", false, "end at the first finding that nothing later can mend")
 	flags.StringVar(&o.Judge, "judge", "", "`directory` of an earlier run to be judged again")
 	flags.StringVar(&o.Cluster, "cluster", "faults", "`name` of the cluster; one that is up is used and stays up")
 	flags.StringVar(&o.PodCIDR, "pod-cidr", "127.31.0.0/16", "addresses of the simulated pods, below 127.0.0.0/8")

@@ -39,6 +39,10 @@ const (
 	restLimit = 110 * time.Second
 	// settle is how long the world at rest is looked at.
 	settle = 10 * time.Second
+	// lookMeanwhile is the time between two looks of the auditor while things are broken, which leave out what is younger than
+	// inStep: the watches of two kinds may be that far apart.
+	lookMeanwhile = 5 * time.Second
+	inStep        = 3 * time.Second
 )
 
 // replicaNames are those of the controllers.
@@ -75,6 +79,7 @@ type show struct {
 	replicas  []*replica
 	election  *election
 	hands     *tally
+	caught    []auditor.Finding // that ended the run early
 }
 
 // run breaks things for as long as the options ask, judges what became of them, and takes everything down at its end.
@@ -153,7 +158,11 @@ func (s *show) perform(ctx context.Context, nodes []*corev1.Node) (v verdict, er
 	}
 	_, losses := s.election.state()
 	v = verdict{Seconds: time.Since(begin).Seconds(), Faults: s.faults(), Hands: s.hands.all(), history: history, marks: marks, end: time.Now()}
-	v.judge()
+	if v.cutOff = len(s.caught) > 0; v.cutOff {
+		v.take(s.caught)
+	} else {
+		v.judge()
+	}
 	v.Seed, v.LeaderLosses = s.options.Seed, losses
 	return v, nil
 }
@@ -196,7 +205,7 @@ func (s *show) play(ctx context.Context, nodes []*corev1.Node) (err error) {
 	if err := s.warm(ctx); err != nil {
 		return err
 	}
-	if err := s.breakAll(ctx, nodes); err != nil {
+	if err := s.breakAll(ctx, nodes); err != nil || len(s.caught) > 0 {
 		return err
 	}
 	return s.rest(ctx)
@@ -262,9 +271,14 @@ func (s *show) breakAll(ctx context.Context, nodes []*corev1.Node) error {
 	all.Go(func() { l.run(broken) })
 	all.Go(func() { k.run(broken) })
 	all.Go(func() { handErr = h.run(broken) })
-	err = s.until(ctx, s.options.For+time.Second, "the time is over", func() (bool, string) {
+	looked := time.Now()
+	err = s.until(ctx, s.options.For+time.Minute, "the time is over", func() (bool, string) {
+		if s.options.UntilFound && time.Since(looked) >= lookMeanwhile {
+			s.caught = s.foundBy(time.Now())
+			looked = time.Now()
+		}
 		_, losses := s.election.state()
-		return broken.Err() != nil, fmt.Sprintf("leaders lost %d", losses)
+		return broken.Err() != nil || len(s.caught) > 0, fmt.Sprintf("leaders lost %d", losses)
 	})
 	cancel()
 	all.Wait()
@@ -299,6 +313,14 @@ func (s *show) rest(ctx context.Context) error {
 func (s *show) isUnsettled(now time.Time) bool {
 	found := auditor.Audit(s.recorder.SoFar(), s.executors.Marks(), auditor.Settings{End: now, Settle: time.Second})
 	return slices.ContainsFunc(found, func(f auditor.Finding) bool { return f.Kind == auditor.Leaked || f.Kind == auditor.Stuck })
+}
+
+// foundBy is what the auditor finds while things are still broken: what no later change can mend.
+func (s *show) foundBy(now time.Time) []auditor.Finding {
+	end := now.Add(-inStep)
+	history := slices.DeleteFunc(s.recorder.SoFar(), func(c auditor.Change) bool { return c.Time.After(end) })
+	marks := slices.DeleteFunc(s.executors.Marks(), func(m auditor.Mark) bool { return m.Begin.After(end) })
+	return auditor.Audit(history, marks, settingsCutOff(end))
 }
 
 // until looks again and again until something is true, and shows how far it is.
