@@ -283,7 +283,7 @@ func (s *show) breakAll(ctx context.Context, nodes []*corev1.Node) error {
 	cancel()
 	all.Wait()
 	s.executors.Calm()
-	return errors.Join(err, handErr, watchErr, s.proxy.SetRates(proxy.Rates{}), l.thin(ctx))
+	return errors.Join(err, handErr, watchErr, s.proxy.SetRates(proxy.Rates{}), l.thin(ctx), h.farewell(ctx))
 }
 
 // rest waits until the world is at rest and nothing is wrong with it, or should not be any more.

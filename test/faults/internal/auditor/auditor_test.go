@@ -93,7 +93,7 @@ func TestFindingsComeInTheOrderOfTheChangesThatShowThem(t *testing.T) {
 			s.makePool("p", 2)
 			s.makePods("p", "y")
 			s.ask("a", "p")
-			s.ask("b", "p")
+			s.ask("b", "p", func(b *wrappers.BatchWrapper) { b.Replicas(2) })
 			s.name("a", "y")
 			s.name("b", "y")
 			s.makePool("gone", 1)
@@ -410,6 +410,88 @@ func TestLeakedPods(t *testing.T) {
 			ready(s)
 			s.editPool("p", func(p *v1alpha1.Pool) { p.Status.Total = 1 })
 			s.rest()
+		}, nil},
+	}.run(t)
+}
+
+func TestUnfitPods(t *testing.T) {
+	unfit := one(UnfitHandedOut, "Pod default/x", "BatchSandbox default/a")
+	ready := func(s *story) {
+		s.makeNode("n")
+		s.makePool("p", 2, recycles(v1alpha1.RecycleNoop))
+		s.makePods("p", "x")
+		s.editPod("x", func(pod *corev1.Pod) { pod.Spec.NodeName = "n" })
+		s.ask("a", "p")
+		s.pass(10 * time.Second)
+	}
+	given := func(s *story) { s.pass(10 * time.Second); s.name("a", "x") }
+	cases{
+		"a pod without fault": {func(s *story) { ready(s); given(s) }, nil},
+		"a pod that ended": {func(s *story) {
+			ready(s)
+			s.editPod("x", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed })
+			given(s)
+		}, unfit},
+		"a pod that ended just now": {func(s *story) {
+			ready(s)
+			s.editPod("x", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed })
+			s.name("a", "x")
+		}, nil},
+		"a pod that is being deleted":       {func(s *story) { ready(s); s.del("Pod", "x"); given(s) }, unfit},
+		"a pod that is marked for eviction": {func(s *story) { ready(s); s.editPod("x", label(v1alpha1.EvictLabel, "")); given(s) }, unfit},
+		"a pod whose mark was taken away": {func(s *story) {
+			ready(s)
+			s.editPod("x", label(v1alpha1.EvictLabel, ""))
+			s.editPod("x", func(p *corev1.Pod) { delete(p.Labels, v1alpha1.EvictLabel) })
+			given(s)
+		}, nil},
+		"a pod on a node that was cordoned": {func(s *story) { ready(s); s.cordon("n"); given(s) }, unfit},
+		"a pod that got there after the cordon": {func(s *story) {
+			s.makeNode("n")
+			s.cordon("n")
+			s.makePool("p", 2)
+			s.makePods("p", "x")
+			s.editPod("x", func(pod *corev1.Pod) { pod.Spec.NodeName = "n" })
+			s.ask("a", "p")
+			given(s)
+		}, nil},
+		"a pod that its batch had before it ended": {func(s *story) {
+			ready(s)
+			s.name("a", "x")
+			s.editPod("x", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed })
+			given(s)
+		}, nil},
+	}.run(t)
+}
+
+func TestGangsInPart(t *testing.T) {
+	split := one(GangSplit, "BatchSandbox default/a")
+	gang := func(s *story, edits ...func(*wrappers.BatchWrapper)) {
+		s.makePool("p", 4)
+		s.makePods("p", "w", "x", "y", "z")
+		s.ask("a", "p", append([]func(*wrappers.BatchWrapper){func(b *wrappers.BatchWrapper) { b.Replicas(3).MinAvailable(2) }}, edits...)...)
+	}
+	cases{
+		"all together":                 {func(s *story) { gang(s); s.name("a", "x", "y", "z") }, nil},
+		"as many as it takes together": {func(s *story) { gang(s); s.name("a", "x", "y") }, nil},
+		"one of two":                   {func(s *story) { gang(s); s.name("a", "x") }, split},
+		"the rest one by one":          {func(s *story) { gang(s); s.name("a", "x", "y"); s.name("a", "x", "y", "z") }, nil},
+		"one in place of one that is lost": {func(s *story) {
+			gang(s)
+			s.name("a", "x", "y")
+			s.remove("Pod", "x")
+			s.name("a", "", "y")
+			s.name("a", "z", "y")
+		}, nil},
+		"one of fewer replicas than that": {func(s *story) { gang(s, func(b *wrappers.BatchWrapper) { b.Replicas(1) }); s.name("a", "x") }, nil},
+		"one a moment after it was made larger": {func(s *story) {
+			gang(s, func(b *wrappers.BatchWrapper) { b.Replicas(1) })
+			s.editSpec("a", resize(3))
+			s.name("a", "x")
+		}, nil},
+		"one of those that are given back after their tasks": {func(s *story) {
+			gang(s, withTask(0), func(b *wrappers.BatchWrapper) { b.Releases() })
+			s.name("a", "x")
 		}, nil},
 	}.run(t)
 }
