@@ -184,6 +184,15 @@ func TestDirtyPods(t *testing.T) {
 			s.unmark("x")
 			s.name("b", "x")
 		}, nil},
+		"marked, restarted, and unclean": {func(s *story) {
+			used(s, v1alpha1.RecycleRestart)
+			s.mark("x", "a")
+			s.name("a", "")
+			s.restart("x", "sandbox", "task-executor")
+			s.editPod("x", func(p *corev1.Pod) { p.Status.Message = Unclean })
+			s.unmark("x")
+			s.name("b", "x")
+		}, dirty},
 		"given while it is marked": {func(s *story) {
 			used(s, v1alpha1.RecycleRestart)
 			s.mark("x", "a")
