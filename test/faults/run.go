@@ -54,7 +54,8 @@ func faultRates() proxy.Rates {
 		Objects: map[proxy.Kind]float64{
 			proxy.Conflict: 0.02, proxy.TooManyRequests: 0.003, proxy.InternalError: 0.01, proxy.LostReply: 0.02, proxy.CutReply: 0.01,
 			proxy.SlowReply: 0.015, proxy.StaleList: 0.2, proxy.ExpiredWatch: 0.05, proxy.RefusedWatchList: 0.3,
-			proxy.WatchCut: 0.3, proxy.ExpiredEvent: 0.15, proxy.DelayedEvent: 0.004,
+			proxy.RepeatedWrite: 0.01,
+			proxy.WatchCut:      0.3, proxy.ExpiredEvent: 0.15, proxy.DelayedEvent: 0.004,
 		},
 		Leases: map[proxy.Kind]float64{
 			proxy.Conflict: 0.005, proxy.TooManyRequests: 0.002, proxy.InternalError: 0.005, proxy.LostReply: 0.005, proxy.CutReply: 0.005,
