@@ -358,6 +358,10 @@ func (h *hand) deleteBatch(ctx context.Context) (bool, error) {
 // farewell does to batches that stay, and to what they hold, what else would hardly be met by one of them: most live for a moment.
 // What becomes of that is seen when all is at rest.
 func (h *hand) farewell(ctx context.Context) error {
+	last := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: faultsNamespace, Name: lastPool}}
+	if err := client.IgnoreNotFound(h.client.Delete(ctx, last)); err != nil {
+		return fmt.Errorf("delete pool %s: %w", lastPool, err)
+	}
 	batches := &v1alpha1.BatchSandboxList{}
 	if err := h.client.List(ctx, batches, client.InNamespace(faultsNamespace)); err != nil {
 		return fmt.Errorf("list batches: %w", err)

@@ -229,8 +229,12 @@ func (s *show) random(purpose uint64) *rand.Rand {
 // warm makes the pools and waits until they have pods.
 func (s *show) warm(ctx context.Context) error {
 	random := s.random(1)
-	for _, name := range poolNames {
-		pool := poolOf(name, bounds(random))
+	for _, name := range append([]string{lastPool}, poolNames...) {
+		capacity := v1alpha1.CapacitySpec{BufferMin: 2, BufferMax: 4, PoolMax: 5}
+		if name != lastPool {
+			capacity = bounds(random)
+		}
+		pool := poolOf(name, capacity)
 		err := s.until(ctx, warmLimit, "pool "+name+" is made", func() (bool, string) { // one of an earlier run may have to go first
 			err := s.cluster.Client.Create(ctx, pool.DeepCopy())
 			return err == nil, fmt.Sprint(err)
