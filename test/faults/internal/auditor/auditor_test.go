@@ -332,6 +332,40 @@ func TestOvertakenBatches(t *testing.T) {
 			s.name("b", "x")
 			later(s)
 		}, nil},
+		"the older is passed for a long time, and goes": {func(s *story) {
+			waiting(s)
+			s.name("b", "x")
+			s.letGo("b")
+			s.ask("c", "p")
+			s.pass(6 * time.Second)
+			s.remove("Pod", "x")
+			s.makePods("p", "y")
+			s.name("c", "y")
+			s.del("BatchSandbox", "a")
+			s.letGo("a")
+			later(s)
+		}, overtaken},
+		"the older is passed once, and goes": {func(s *story) {
+			waiting(s)
+			s.name("b", "x")
+			s.pass(6 * time.Second)
+			s.del("BatchSandbox", "a")
+			s.letGo("a")
+			later(s)
+		}, nil},
+		"the older is passed for a long time, and gets the pod that was on its way": {func(s *story) {
+			waiting(s)
+			s.editPool("p", func(p *v1alpha1.Pool) { p.Spec.CapacitySpec.PoolMax = 3; p.Status.Total = 3 })
+			s.makePods("p", "y", "z")
+			s.name("b", "x")
+			s.ask("c", "p")
+			s.pass(6 * time.Second)
+			s.name("c", "z")
+			s.name("a", "y")
+			s.del("BatchSandbox", "a")
+			s.letGo("a")
+			later(s)
+		}, nil},
 		"the write for the older was on its way": {func(s *story) {
 			waiting(s)
 			s.editPool("p", func(p *v1alpha1.Pool) { p.Spec.CapacitySpec.PoolMax = 2; p.Status.Total = 2 })
