@@ -5,7 +5,8 @@
 #   hack/test/mutants.sh [NAME...]
 #
 # FOR (default 2m) is how long things are broken in each run, SEEDS (default "1 2 3") are the runs that a mutant gets until it is
-# caught, FAULTSFLAGS go to each run. Logs, and histories of runs with findings, are in bin/mutants.
+# caught, FAULTSFLAGS go to each run. MUTANTS_CLUSTER and MUTANTS_POD_CIDR tell two at once apart. Logs, and histories of runs with
+# findings, are in bin/mutants.
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -18,8 +19,12 @@ if [ $# -eq 0 ]; then
 		set -- "$@" "${name%.patch}"
 	done
 fi
+cluster=${MUTANTS_CLUSTER:-mutants} addresses=${MUTANTS_POD_CIDR:-127.32.0.0/16}
 scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+localcluster() { go -C hack/localcluster run . "$@"; }
+trap 'localcluster down --name="$cluster"; rm -rf "$scratch"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 mkdir -p "$results"
 
 # header NAME FIELD prints what a patch says above its diff.
@@ -40,7 +45,7 @@ build() {
 # run NAME SEED runs a mutant and prints the kinds of what was found, and the seconds that it took.
 run() {
 	local log=$results/$1-seed-$2
-	local flags=(-controller="$scratch/controller" -until-found -for="${FOR:-$(header "$1" For)}" -seed="$2" -results="$results/$1" -cluster=mutants -pod-cidr=127.32.0.0/16)
+	local flags=(-controller="$scratch/controller" -until-found -for="${FOR:-$(header "$1" For)}" -seed="$2" -results="$results/$1" -cluster="$cluster" -pod-cidr="$addresses")
 	bin/faults "${flags[@]}" ${FAULTSFLAGS:-} >"$log.json" 2>"$log.log" || true
 	if ! tail -n 1 "$log.json" | grep -q '"byKind"'; then
 		echo "the run of $1 failed: see $log.log" >&2
@@ -71,6 +76,7 @@ try() {
 }
 
 go build -o bin/faults ./test/faults
+localcluster up --cluster=kwok --name="$cluster" --pod-cidr="$addresses" --nodes=12 >"$results/cluster.log" 2>&1 # one for all
 row='%-28s %-44s %-28s %s\n'
 printf "$row" MUTANT FAULT FOUND AFTER
 missed=()

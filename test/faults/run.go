@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -115,10 +116,8 @@ func (s *show) prepare(ctx context.Context) ([]*corev1.Node, error) {
 			return nil, fmt.Errorf("make namespace %s: %w", name, err)
 		}
 	}
-	for _, kind := range []client.Object{&v1alpha1.BatchSandbox{}, &v1alpha1.Pool{}} { // of a run that was cut off
-		if err := s.cluster.Client.DeleteAllOf(ctx, kind, client.InNamespace(faultsNamespace)); err != nil {
-			return nil, fmt.Errorf("delete what an earlier run left: %w", err)
-		}
+	if err := s.purge(ctx); err != nil {
+		return nil, fmt.Errorf("delete what an earlier run left: %w", err)
 	}
 	nodes, err := nodesAsTheyAre(ctx, s.cluster.Client)
 	if err != nil {
@@ -130,6 +129,38 @@ func (s *show) prepare(ctx context.Context) ([]*corev1.Node, error) {
 		}
 	}
 	return nodes, nil
+}
+
+// purge deletes what a run left that was cut off, whatever its controllers still wanted to do about it.
+func (s *show) purge(ctx context.Context) error {
+	inNamespace, free := client.InNamespace(faultsNamespace), client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))
+	batches, pools := &v1alpha1.BatchSandboxList{}, &v1alpha1.PoolList{}
+	if err := errors.Join(s.cluster.Client.List(ctx, batches, inNamespace), s.cluster.Client.List(ctx, pools, inNamespace)); err != nil {
+		return err
+	}
+	var left []client.Object
+	for i := range batches.Items {
+		left = append(left, &batches.Items[i])
+	}
+	for i := range pools.Items {
+		left = append(left, &pools.Items[i])
+	}
+	for _, obj := range left {
+		if err := s.cluster.Client.Patch(ctx, obj, free); client.IgnoreNotFound(err) != nil {
+			return err
+		}
+		if err := s.cluster.Client.Delete(ctx, obj); client.IgnoreNotFound(err) != nil {
+			return err
+		}
+	}
+	if err := s.cluster.Client.DeleteAllOf(ctx, &corev1.Pod{}, inNamespace, client.GracePeriodSeconds(0)); err != nil {
+		return err
+	}
+	return s.until(ctx, warmLimit, "the pods of an earlier run are gone", func() (bool, string) {
+		pods := &corev1.PodList{}
+		err := s.cluster.Client.List(ctx, pods, inNamespace)
+		return err == nil && len(pods.Items) == 0, fmt.Sprintf("%d are left (%v)", len(pods.Items), err)
+	})
 }
 
 // perform records what happens from the start of the controllers until all is at rest again.
