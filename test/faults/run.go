@@ -389,6 +389,9 @@ func (s *show) healthy() error {
 			return err
 		}
 	}
+	if s.recorder == nil {
+		return nil // nothing is recorded yet
+	}
 	select {
 	case <-s.recorder.Failed():
 		_, err := s.recorder.Stop()
