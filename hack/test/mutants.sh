@@ -46,7 +46,7 @@ build() {
 run() {
 	local log=$results/$1-seed-$2
 	local flags=(-controller="$scratch/controller" -until-found -for="${FOR:-$(header "$1" For)}" -seed="$2" -results="$results/$1" -cluster="$cluster" -pod-cidr="$addresses")
-	bin/faults "${flags[@]}" ${FAULTSFLAGS:-} >"$log.json" 2>"$log.log" || true
+	bin/faults "${flags[@]}" $(header "$1" Flags) ${FAULTSFLAGS:-} >"$log.json" 2>"$log.log" || true
 	if ! tail -n 1 "$log.json" | grep -q '"byKind"'; then
 		echo "the run of $1 failed: see $log.log" >&2
 		tail -n 1 "$log.log" >&2

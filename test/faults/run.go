@@ -297,7 +297,7 @@ func (s *show) breakAll(ctx context.Context, nodes []*corev1.Node) error {
 	if err != nil {
 		return err
 	}
-	k := &killer{random: s.random(3), replicas: s.replicas, election: s.election, delivery: l.lastDelivery, done: s.hands}
+	k := &killer{random: s.random(3), replicas: s.replicas, election: s.election, delivery: l.lastDelivery, done: s.hands, only: s.options.Strike}
 	h := &hand{client: s.cluster.Client, random: s.random(4), executors: s.executors, done: s.hands, nodes: nodes}
 	broken, cancel := context.WithTimeout(ctx, s.options.For)
 	defer cancel()

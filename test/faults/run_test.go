@@ -34,6 +34,8 @@ func TestOptions(t *testing.T) {
 		"too short":           {[]string{"-for=1s"}, "-for"},
 		"no load":             {[]string{"-rate=0"}, "-rate"},
 		"too few nodes":       {[]string{"-nodes=2"}, "-nodes"},
+		"one way to strike":   {[]string{"-strike=freezeLeader"}, ""},
+		"no way to strike":    {[]string{"-strike=ask"}, "-strike"},
 		"something left over": {[]string{"10m"}, "10m"},
 	} {
 		t.Run(name, func(t *testing.T) {
