@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Promise: every patch of test/faults/mutants applies, and says which fault it is for, what it breaks, and what must be found.
+# Promise: every patch of test/faults/mutants applies, says which fault it is for, what it breaks and what must be found, and stands
+# in docs/testing.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 ok=true
@@ -14,6 +15,10 @@ for patch in test/faults/mutants/*.patch; do
 			ok=false
 		fi
 	done
+	if ! grep -q "^| \`$(basename "$patch" .patch)\` |" docs/testing.md; then
+		echo "$patch: fix: add a row for it to the table in docs/testing.md" >&2
+		ok=false
+	fi
 	if git apply --numstat "$patch" | grep -qvP '\t(cmd|internal|pkg)/'; then
 		echo "$patch: fix: break the controller or what it talks with alone: cmd, internal, pkg" >&2
 		ok=false
