@@ -33,6 +33,8 @@ type Options struct {
 	Judge string
 	// Strike is the one way in which the lead is taken away; "" for all.
 	Strike string
+	// Lease is the lease of the leader: short makes elections quick, longer keeps a busy machine from losing it all the time.
+	Lease time.Duration
 	// Cluster is the name of the cluster, PodCIDR the addresses of its pods, Nodes the number of its nodes.
 	Cluster string
 	PodCIDR string
@@ -53,6 +55,7 @@ func parse(args []string, out io.Writer) (Options, error) {
 	flags.BoolVar(&o.UntilFound, "until-found", false, "end at the first finding that nothing later can mend")
 	flags.StringVar(&o.Judge, "judge", "", "`directory` of an earlier run to be judged again")
 	flags.StringVar(&o.Strike, "strike", "", "the only `way` to take the lead away: killLeader, freezeLeader, endLeader or killBoth; default all")
+	flags.DurationVar(&o.Lease, "lease", 3*time.Second, "lease of the leader; longer for a busy machine, which else loses it all the time")
 	flags.StringVar(&o.Cluster, "cluster", "faults", "`name` of the cluster; one that is up is used and stays up")
 	flags.StringVar(&o.PodCIDR, "pod-cidr", "127.31.0.0/16", "addresses of the simulated pods, below 127.0.0.0/8")
 	flags.IntVar(&o.Nodes, "nodes", 12, "number of simulated nodes")
@@ -72,6 +75,8 @@ func (o Options) check(rest []string) error {
 		return errors.New("-rate must be above 0")
 	case o.Strike != "" && !slices.ContainsFunc(strikes, func(s strike) bool { return s.name == o.Strike }):
 		return fmt.Errorf("-strike is %q, and must be killLeader, freezeLeader, endLeader or killBoth", o.Strike)
+	case o.Lease < time.Second:
+		return errors.New("-lease must be at least 1s")
 	case o.Nodes < 3:
 		return errors.New("-nodes must be at least 3: some are cordoned or removed")
 	}

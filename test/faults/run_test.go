@@ -33,6 +33,7 @@ func TestOptions(t *testing.T) {
 		"a time and a seed":   {[]string{"-for=60s", "-seed=7"}, ""},
 		"too short":           {[]string{"-for=1s"}, "-for"},
 		"no load":             {[]string{"-rate=0"}, "-rate"},
+		"a lease too short":   {[]string{"-lease=1ms"}, "-lease"},
 		"too few nodes":       {[]string{"-nodes=2"}, "-nodes"},
 		"one way to strike":   {[]string{"-strike=freezeLeader"}, ""},
 		"no way to strike":    {[]string{"-strike=ask"}, "-strike"},
