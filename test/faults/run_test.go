@@ -75,3 +75,19 @@ func TestDrawnTimesKeepToTheirRange(t *testing.T) {
 		}
 	}
 }
+
+func TestTheLeadIsTakenAwayInEveryWayOrInOne(t *testing.T) {
+	count := func(only string) map[string]int {
+		k, n := &killer{random: chance(1), only: only}, map[string]int{}
+		for range 1000 {
+			n[k.drawStrike()]++
+		}
+		return n
+	}
+	if n := count(""); n[killLeader] < 500 || n[freezeLeader] < 200 || n[endLeader] < 70 || n[killBoth] < 70 {
+		t.Errorf("drew %v", n)
+	}
+	if n := count(freezeLeader); n[freezeLeader] != 1000 {
+		t.Errorf("drew %v, want one way alone", n)
+	}
+}
