@@ -356,6 +356,14 @@ func TestOvertakenBatches(t *testing.T) {
 			s.letGo("a")
 			later(s)
 		}, overtaken},
+		"the older is passed once, and fenced by the next leader": {func(s *story) {
+			waiting(s)
+			s.name("b", "x")
+			s.editBatch("a", func(sb *v1alpha1.BatchSandbox) {
+				sb.Annotations = map[string]string{v1alpha1.LeaderEpochAnnotation: "next"}
+			})
+			later(s)
+		}, nil},
 		"the older is passed once, and goes": {func(s *story) {
 			waiting(s)
 			s.name("b", "x")

@@ -40,9 +40,10 @@ type overtaking struct {
 //	| yes             | it or the later | -       | -                                               | no: their ranks are not settled |
 //	| yes             | no              | no      | -                                               | no: it has been served    |
 //	| yes             | no              | yes     | it gets a pod that was idle when it happened    | no: its write was on its way |
-//	| yes             | no              | yes     | it goes, is edited, or doesn't wait any more,   | yes: no write is on its way for so long |
-//	|                 |                 |         | after it was passed again, Settings.Waited later |                         |
-//	| yes             | no              | yes     | the same, and it was not                        | no: it may have been set aside |
+//	| yes             | no              | yes     | it goes, is edited, fenced, or doesn't wait any | yes: no write is on its way for so long |
+//	|                 |                 |         | more, after it was passed again Settings.Waited |                           |
+//	|                 |                 |         | later                                           |                           |
+//	| yes             | no              | yes     | the same, and it was not                        | no: its write was lost with its leader, or it was set aside |
 //	| yes             | no              | yes     | the history ends                                | no: nobody can tell       |
 //	| yes             | no              | yes     | anything else                                   | yes                       |
 //
@@ -117,6 +118,9 @@ func (o *overtaking) excusedBy(s step) bool {
 	before, _ := s.before.(*v1alpha1.BatchSandbox)
 	sb := s.batch.obj
 	if s.batch.gone || sb.DeletionTimestamp != nil || (before != nil && before.Generation != sb.Generation) {
+		return true
+	}
+	if before != nil && before.Annotations[v1alpha1.LeaderEpochAnnotation] != sb.Annotations[v1alpha1.LeaderEpochAnnotation] {
 		return true
 	}
 	return o.isServedBy(s) || (len(s.given) == 0 && sb.Status.Queue == nil)
