@@ -49,8 +49,9 @@ fmt: ## Format all Go files
 	gofmt -w $$(hack/verify/go-files.sh)
 
 .PHONY: generate
-generate: ## Generate deep copies of the API types
+generate: ## Generate deep copies of the API types, and the clients in pkg/client
 	hack/tools/generate.sh deepcopy
+	hack/tools/generate.sh clients
 
 .PHONY: manifests
 manifests: ## Generate definitions (with and without CEL rules) and the controller's role

@@ -355,6 +355,9 @@ type QueueStatus struct {
 // BatchSandbox is a number of identical sandboxes, each a pod, taken from a Pool or made from a template,
 // with an optional task in each.
 //
+// +genclient
+// +genclient:method=GetScale,verb=get,subresource=scale,result=k8s.io/api/autoscaling/v1.Scale
+// +genclient:method=UpdateScale,verb=update,subresource=scale,input=k8s.io/api/autoscaling/v1.Scale,result=k8s.io/api/autoscaling/v1.Scale
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:path=batchsandboxes,singular=batchsandbox,shortName=bsbx,scope=Namespaced
 // +kubebuilder:subresource:status

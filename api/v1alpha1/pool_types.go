@@ -181,6 +181,7 @@ type PoolStatus struct {
 // Pool is a set of warm pods between bounds, from which BatchSandboxes of the same namespace take their
 // sandboxes.
 //
+// +genclient
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:path=pools,singular=pool,scope=Namespaced
 // +kubebuilder:subresource:status
