@@ -17,12 +17,13 @@ deepcopy)
 	"$gen" "object:headerFile=$header" paths=./api/v1alpha1 "output:object:dir=$out/api/v1alpha1"
 	;;
 clients)
-	# Apply configurations are of the same family as the clientset that takes them, and not controller-gen's.
+	# Apply configurations are of the same family as the clientset that takes them, and not controller-gen's. There is no fake
+	# clientset: it guesses plurals, and looks for "batchsandboxs".
 	module=opensandbox.io/controller api=$module/api/v1alpha1 clients=$module/pkg/client to=$out/pkg/client
 	rm -rf "$to"/{applyconfiguration,clientset,listers,informers}
 	generate() { "$(hack/tools/tool.sh code-generator "$1")" --go-header-file="$header" --output-dir="$to/$2" --output-pkg="$clients/$2" "${@:3}"; }
 	generate applyconfiguration-gen applyconfiguration "$api"
-	generate client-gen clientset --clientset-name=versioned --apply-configuration-package="$clients/applyconfiguration" \
+	generate client-gen clientset --clientset-name=versioned --fake-clientset=false --apply-configuration-package="$clients/applyconfiguration" \
 		--input-base="$module" --input=api/v1alpha1
 	generate lister-gen listers "$api"
 	generate informer-gen informers --versioned-clientset-package="$clients/clientset/versioned" --listers-package="$clients/listers" "$api"

@@ -77,8 +77,8 @@ func (s *space) startProcesses() {
 	})
 }
 
-// leavesNothing waits until no batch is left, and the pool has its n pods back.
-func (s *space) leavesNothing(pool string, n int) {
+// leavesNothing waits until no batch is left.
+func (s *space) leavesNothing() {
 	s.t.Helper()
 	eventually(s.t, "delete the batch", func() error {
 		var batches v1alpha1.BatchSandboxList
@@ -88,7 +88,6 @@ func (s *space) leavesNothing(pool string, n int) {
 		}
 		return nil
 	})
-	s.idle(pool, n)
 }
 
 func TestEachExampleRunsADifferentTaskInEachOfAHundredSandboxes(t *testing.T) {
@@ -131,7 +130,8 @@ func TestEachExampleRunsADifferentTaskInEachOfAHundredSandboxes(t *testing.T) {
 			if diff := cmp.Diff(indexes, lines); diff != "" {
 				t.Errorf("tasks that ran (-want +got):\n%s", diff)
 			}
-			s.leavesNothing("p", n)
+			s.leavesNothing()
+			s.idle("p", n)
 		})
 	}
 }
@@ -151,7 +151,8 @@ func TestAnExampleWhoseTasksAllSucceedEndsWithZero(t *testing.T) {
 			if diff := cmp.Diff(examples.Outcome{Out: want}, got); diff != "" {
 				t.Errorf("outcome (-want +got):\n%s", diff)
 			}
-			s.leavesNothing("p", 2)
+			s.leavesNothing()
+			s.idle("p", 2)
 		})
 	}
 }
@@ -159,8 +160,6 @@ func TestAnExampleWhoseTasksAllSucceedEndsWithZero(t *testing.T) {
 func TestAnExampleWithoutItsPoolSaysSoAndLeavesNoBatch(t *testing.T) {
 	s := newSpace(t)
 	s.startController("")
-	s.create(taskPool("p", 1))
-	s.idle("p", 1)
 	for _, fanout := range examples.Fanouts(t, "../..") {
 		t.Run(fanout.Name, func(t *testing.T) {
 			got := fanout.Run(t.Context(), t, examples.Options{
@@ -169,7 +168,7 @@ func TestAnExampleWithoutItsPoolSaysSoAndLeavesNoBatch(t *testing.T) {
 			if got.Code != 1 || got.Out != "" || !strings.Contains(got.Complaint, "there is no Pool no-such-pool") {
 				t.Errorf("outcome %+v, want 1, nothing printed, and a word about the pool", got)
 			}
-			s.leavesNothing("p", 1)
+			s.leavesNothing()
 		})
 	}
 }
