@@ -54,7 +54,7 @@ generate: ## Generate deep copies of the API types, and the clients in pkg/clien
 	hack/tools/generate.sh clients
 
 .PHONY: manifests
-manifests: ## Generate definitions (with and without CEL rules) and the controller's role
+manifests: ## Generate definitions (with and without CEL rules), docs/reference.md and the controller's role
 	hack/tools/generate.sh manifests
 
 .PHONY: licenses

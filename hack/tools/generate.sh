@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Writes every generated file below OUT (default: this checkout): deep copies, clients, definitions with and without CEL
-# rules, and the controller's roles: one for all namespaces, and one for each of some.
+# rules, the reference of the API, and the controller's roles: one for all namespaces, and one for each of some.
 #
 #   hack/tools/generate.sh deepcopy|clients|manifests [OUT]
 set -euo pipefail
@@ -34,6 +34,8 @@ manifests)
 	rm -f "$out"/config/crd/bases/*.yaml
 	"$gen" crd paths=./api/... "output:crd:artifacts:config=$out/config/crd/bases"
 	go run ./hack/tools/crd-no-cel "$out/config/crd/bases" "$out/config/crd-no-cel/bases"
+	mkdir -p "$out/docs"
+	go run ./hack/tools/reference "$out/config/crd/bases" api/v1alpha1 >"$out/docs/reference.md"
 	"$gen" rbac:roleName=opensandbox-controller-manager paths=./internal/controller/... "output:rbac:artifacts:config=$out/config/rbac"
 	# A Role grants nothing outside of its namespace, so the controller of nodes does without.
 	namespaced=$out/config/namespaced/namespace

@@ -13,7 +13,7 @@ ok=true
 for dir in config/crd/bases config/crd-no-cel/bases pkg/client/{applyconfiguration,clientset,listers,informers}; do
 	diff -ruN --label "$dir" --label "$dir (generated)" "$dir" "$want/$dir" >&2 || ok=false
 done
-for file in api/v1alpha1/zz_generated.deepcopy.go config/rbac/role.yaml config/namespaced/namespace/role.yaml; do
+for file in api/v1alpha1/zz_generated.deepcopy.go docs/reference.md config/rbac/role.yaml config/namespaced/namespace/role.yaml; do
 	diff -uN "$file" "$want/$file" >&2 || ok=false
 done
 if ! $ok; then
@@ -28,7 +28,7 @@ if grep -n '[“”‘’]' config/crd/bases/*.yaml >&2; then
 fi
 
 if git rev-parse --git-dir >/dev/null 2>&1; then
-	untracked=$(git ls-files --others -- config/crd config/crd-no-cel config/rbac config/namespaced pkg/client 'api/**/zz_generated*')
+	untracked=$(git ls-files --others -- config/crd config/crd-no-cel config/rbac config/namespaced docs/reference.md pkg/client 'api/**/zz_generated*')
 	if [ -n "$untracked" ]; then
 		printf 'generated, but not in Git:\n%s\nfix: git add %s\n' "$untracked" "$(echo "$untracked" | tr '\n' ' ')" >&2
 		exit 1

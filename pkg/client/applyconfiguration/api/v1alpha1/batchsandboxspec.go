@@ -25,15 +25,18 @@ type BatchSandboxSpecApplyConfiguration struct {
 	// poolRef wins and template is ignored. Edits affect pods created later.
 	Template *RawObjectApplyConfiguration `json:"template,omitempty"`
 	// shardPatches are strategic merge patches: entry i is applied to the rendered pod of replica i. Only
-	// without poolRef. More patches than replicas are ignored. Edits affect pods created later.
+	// without poolRef. An index without a patch has the template as it is; more patches than replicas are ignored. Edits
+	// affect pods created later.
 	ShardPatches []RawObjectApplyConfiguration `json:"shardPatches,omitempty"`
 	// expireTime is when the batch is deleted: RFC 3339, with or without a fraction. A time in the past
-	// deletes it at once. It may be moved or removed.
+	// deletes it at once. It may be moved or removed. Unset: never.
 	ExpireTime *v1.Time `json:"expireTime,omitempty"`
-	// taskTemplate is the task that runs in each sandbox. Immutable.
+	// taskTemplate is the task that runs in each sandbox. Unset: none does, and the sandboxes are for whoever reaches their
+	// endpoints. Immutable.
 	TaskTemplate *TaskTemplateApplyConfiguration `json:"taskTemplate,omitempty"`
 	// shardTaskPatches are strategic merge patches: entry i is applied to the taskTemplate of replica i.
-	// env merges by name; command and args replace. Immutable.
+	// env merges by name; command and args replace. An index without a patch runs taskTemplate as it is; more patches than
+	// replicas are ignored. At most 100000. Immutable.
 	ShardTaskPatches []RawObjectApplyConfiguration `json:"shardTaskPatches,omitempty"`
 	// taskResourcePolicyWhenCompleted says what happens to a sandbox whose task has ended: Retain keeps it,
 	// Release gives it back. Defaults to Retain.
@@ -41,12 +44,12 @@ type BatchSandboxSpecApplyConfiguration struct {
 	// minAvailable is the number of sandboxes to hand over together: none is handed over until this many
 	// can be. Unset or 0: each is handed over as soon as there is one. Above replicas it counts as replicas.
 	MinAvailable *int32 `json:"minAvailable,omitempty"`
-	// priority is the place in the pool's queue: higher first, then oldest first. Defaults to 0.
+	// priority is the place in the pool's queue: higher first, then oldest first. It may be negative. Defaults to 0.
 	Priority *int32 `json:"priority,omitempty"`
 	// allocationTimeoutSeconds is how long the batch may wait for its pool, in seconds, before it fails with
-	// reason AllocationTimedOut. Unset: as long as it takes.
+	// reason AllocationTimedOut. At least 1. Unset: as long as it takes.
 	AllocationTimeoutSeconds *int64 `json:"allocationTimeoutSeconds,omitempty"`
-	// ttlSecondsAfterFinished deletes the batch this many seconds after all its tasks ended. Unset: never.
+	// ttlSecondsAfterFinished deletes the batch this many seconds after all its tasks ended; 0: at once. Unset: never.
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
 }
 

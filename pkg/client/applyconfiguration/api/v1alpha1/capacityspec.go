@@ -10,14 +10,14 @@ package v1alpha1
 // CapacitySpec bounds the size of a pool. The buffer is the pods that no batch holds, ready or starting.
 type CapacitySpecApplyConfiguration struct {
 	// bufferMin is the least number of pods kept warm that no batch holds. Falling below it triggers
-	// creation, up to poolMax.
+	// creation, up to poolMax. At least 0, and not above bufferMax.
 	BufferMin *int32 `json:"bufferMin,omitempty"`
 	// bufferMax is the greatest number of pods kept that no batch holds. Those above it are deleted, never
-	// below poolMin.
+	// below poolMin. At least bufferMin.
 	BufferMax *int32 `json:"bufferMax,omitempty"`
-	// poolMin is the least number of pods of the pool, held ones included.
+	// poolMin is the least number of pods of the pool, held ones included. At least 0, and not above poolMax.
 	PoolMin *int32 `json:"poolMin,omitempty"`
-	// poolMax is the greatest number of pods of the pool, held ones included.
+	// poolMax is the greatest number of pods of the pool, held ones and those being deleted included. At least poolMin.
 	PoolMax *int32 `json:"poolMax,omitempty"`
 }
 

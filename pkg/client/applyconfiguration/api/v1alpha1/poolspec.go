@@ -13,11 +13,12 @@ type PoolSpecApplyConfiguration struct {
 	Template *RawObjectApplyConfiguration `json:"template,omitempty"`
 	// capacitySpec bounds the pool.
 	CapacitySpec *CapacitySpecApplyConfiguration `json:"capacitySpec,omitempty"`
-	// scaleStrategy limits how fast the pool grows.
+	// scaleStrategy limits how fast the pool grows. Unset: no such limit.
 	ScaleStrategy *ScaleStrategyApplyConfiguration `json:"scaleStrategy,omitempty"`
-	// updateStrategy says how idle pods of an old template are replaced.
+	// updateStrategy says how idle pods of an old template are replaced. Unset: a quarter at a time.
 	UpdateStrategy *UpdateStrategyApplyConfiguration `json:"updateStrategy,omitempty"`
-	// recycleStrategy says what happens to a pod that a batch gives back.
+	// recycleStrategy says what happens to a pod that a batch gives back. Unset: its containers are restarted where that is
+	// provably clean, else it is deleted.
 	RecycleStrategy *RecycleStrategyApplyConfiguration `json:"recycleStrategy,omitempty"`
 }
 

@@ -13,7 +13,7 @@ import (
 //
 // Process is a command with its surroundings.
 type ProcessApplyConfiguration struct {
-	// command is the executable and its first arguments; not run in a shell. The executable is looked up in
+	// command is the executable and its first arguments, at least the former; not run in a shell. The executable is looked up in
 	// the sandbox container's PATH.
 	Command []string `json:"command,omitempty"`
 	// args are appended to command.

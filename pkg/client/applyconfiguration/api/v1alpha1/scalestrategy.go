@@ -14,7 +14,7 @@ import (
 // ScaleStrategy limits how fast the pool grows.
 type ScaleStrategyApplyConfiguration struct {
 	// maxUnavailable is the greatest number of pods that start at once, absolute or a percentage of the
-	// pool's pods, rounded up. Unset: no such limit.
+	// pool's pods, rounded up. 0: none is made. Unset: no such limit.
 	MaxUnavailable *intstr.IntOrString `json:"maxUnavailable,omitempty"`
 }
 

@@ -11,7 +11,7 @@ package v1alpha1
 type TaskSpecApplyConfiguration struct {
 	// process is the process to run in the sandbox container.
 	Process *ProcessApplyConfiguration `json:"process,omitempty"`
-	// timeoutSeconds stops and fails the task after this many seconds. Unset or 0: no limit.
+	// timeoutSeconds stops and fails a try of the task after this many seconds. Unset or 0: no limit. May be patched per replica.
 	TimeoutSeconds *int64 `json:"timeoutSeconds,omitempty"`
 	// backoffLimit is the number of further tries after the task fails by itself (exit code, timeout). Defaults
 	// to 0: such a failure is the end. A try waits for 1 s after the first failure, and twice as long after each
