@@ -4,12 +4,12 @@
 #
 #   examples/kubectl/fanout.sh [-k KUBECONFIG] [-n NAMESPACE] [-c COUNT] [-t TIMEOUT] [-q] POOL [SCRIPT]
 #
-# Task i is the SCRIPT (one line) with i as its argument $1. With -q what the tasks wrote isn't read from the logs of their pods.
+# Task i is the SCRIPT (one line) with i as its argument $1. TIMEOUT is in seconds, 600 unless set. With -q what the tasks wrote isn't read from the logs of their pods.
 # The exit code is 1 if any task failed, or nothing could be run.
 set -eu
 
 usage='usage: fanout.sh [-k KUBECONFIG] [-n NAMESPACE] [-c COUNT] [-t TIMEOUT] [-q] POOL [SCRIPT]'
-count=100 timeout=10m quiet=
+count=100 timeout=600 quiet=
 while getopts k:n:c:t:q option; do
 	case $option in
 	k) export KUBECONFIG="$OPTARG" ;;
@@ -33,9 +33,7 @@ k() { kubectl ${namespace:+--namespace="$namespace"} "$@"; }
 field() { k get "$batch" -o jsonpath="$1"; }
 # expand INDEXES prints compressed indexes one a line: 0-3,7 are 0, 1, 2, 3 and 7.
 expand() {
-	echo "$1" | tr ',' '\n' | while IFS=- read -r first last; do
-		if [ -n "$first" ]; then seq "$first" "${last:-$first}"; fi
-	done
+	echo "$1" | tr ',' '\n' | awk -F- 'NF { for (i = $1 + 0; i <= $NF + 0; i++) print i }'
 }
 
 # One task for all, and a patch for each index that makes it a different one.
@@ -54,7 +52,7 @@ spec:
         command: ["sh", "-c", "$(printf %s "$script" | sed 's/[\\"]/\\&/g')", "task"]
   shardTaskPatches:
 END
-	seq 0 $((count - 1)) | sed 's/.*/  - spec: {process: {args: ["&"]}}/'
+	expand "0-$((count - 1))" | sed 's/.*/  - spec: {process: {args: ["&"]}}/'
 }
 
 batch=$(manifest | k create -f - -o name)
@@ -68,10 +66,16 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-if ! k wait --for=condition=TasksCompleted "$batch" --timeout="$timeout" >/dev/null; then
-	echo "fanout.sh: not all tasks of $batch have ended: $(field '{.status.conditions[?(@.status=="False")].message}')" >&2
-	exit 1
-fi
+# In slices, to see in between whether it can't be run at all.
+slice=5
+until k wait --for=condition=TasksCompleted "$batch" --timeout="${slice}s" >/dev/null 2>&1; do
+	timeout=$((timeout - slice))
+	phase=$(field '{.status.phase}')
+	if [ "$phase" = Failed ] || [ "$timeout" -le 0 ]; then
+		echo "fanout.sh: not all tasks of $batch have ended: $(field '{.status.conditions[?(@.status=="False")].message}')" >&2
+		exit 1
+	fi
+done
 
 # Which indexes succeeded, and why the others failed: a line each, "INDEX RESULT".
 {

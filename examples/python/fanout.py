@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List
 
+import urllib3
 from kubernetes import client, config, watch
 
 BATCHES = {"group": "sandbox.opensandbox.io", "version": "v1alpha1", "plural": "batchsandboxes"}
@@ -72,8 +73,10 @@ def wait(api: client.CustomObjectsApi, namespace: str, name: str, timeout: float
                 if any(c["type"] == "TasksCompleted" and c["status"] == "True" for c in status.get("conditions", [])):
                     return batch
         except client.ApiException as error:
-            if error.status != 410:  # the watch is too old: begin anew
+            if error.status != 410:  # the watch is too old
                 raise
+        except urllib3.exceptions.ProtocolError:
+            pass  # the connection broke
     raise FanoutError(f"not all tasks of batch {name} have ended in {timeout:.0f} s: {complaint(batch)}")
 
 

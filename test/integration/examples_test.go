@@ -172,3 +172,38 @@ func TestAnExampleWithoutItsPoolSaysSoAndLeavesNoBatch(t *testing.T) {
 		})
 	}
 }
+
+func TestAnExampleThatIsTerminatedGivesItsSandboxesBack(t *testing.T) {
+	s := newSpace(t)
+	s.startProcesses()
+	s.startController("")
+	s.create(taskPool("p", 2))
+	s.idle("p", 2)
+	for _, fanout := range examples.Fanouts(t, "../..") {
+		t.Run(fanout.Name, func(t *testing.T) {
+			fanout.MustBeThere(t)
+			ctx, terminate := context.WithCancel(t.Context())
+			defer terminate()
+			ended := make(chan examples.Outcome, 1)
+			go func() {
+				ended <- fanout.Run(ctx, t, examples.Options{
+					Kubeconfig: s.kubeconfig, Namespace: s.name, Pool: "p", Count: 2, Timeout: settleTime, Quiet: true, Script: "exec sleep 1000",
+				})
+			}()
+			eventually(t, "run the tasks", func() error {
+				var batches v1alpha1.BatchSandboxList
+				s.must(s.client.List(s.ctx, &batches, client.InNamespace(s.name)))
+				if len(batches.Items) != 1 || batches.Items[0].Status.TaskRunning != 2 {
+					return fmt.Errorf("there are %d batches", len(batches.Items))
+				}
+				return nil
+			})
+			terminate()
+			if got := <-ended; got.Code <= 0 || got.Out != "" {
+				t.Errorf("outcome %+v, want an exit code of its own and nothing printed", got)
+			}
+			s.leavesNothing()
+			s.idle("p", 2)
+		})
+	}
+}

@@ -100,15 +100,16 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
-	batch, err := f.batches.Create(ctx, f.wanted(), metav1.CreateOptions{})
+	created, err := f.batches.Create(ctx, f.wanted(), metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("create the batch: %w", err)
 	}
-	defer f.giveBack(context.WithoutCancel(ctx), batch.Name)
-	if batch, err = f.wait(ctx, batch.Name); err != nil {
-		return fmt.Errorf("wait for batch %s: %w", batch.GetName(), err)
+	defer f.giveBack(context.WithoutCancel(ctx), created.Name)
+	ended, err := f.wait(ctx, created.Name)
+	if err != nil {
+		return fmt.Errorf("wait for batch %s: %w", created.Name, err)
 	}
-	return f.print(ctx, batch)
+	return f.print(ctx, ended)
 }
 
 // connect makes the clients: one for batches and pools, one for pods.

@@ -13,9 +13,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
+
+// patience is how long an example may take to obey a signal.
+const patience = time.Minute
 
 // Options are what one run of a fanout is told. All but Script are required.
 type Options struct {
@@ -39,12 +43,12 @@ type Outcome struct {
 // Fanout is one example of this name.
 type Fanout struct {
 	// Name is that of its folder.
-	Name string
-	args func(Options) []string
+	Name    string
+	missing string // why it can't be run here
+	args    func(Options) []string
 }
 
-// Fanouts are the examples in their languages, ready to run. One whose language is not there is skipped, with its reason, when
-// it is run.
+// Fanouts are the examples in their languages, ready to run.
 func Fanouts(t *testing.T, checkout string) []Fanout {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "fanout")
@@ -53,6 +57,7 @@ func Fanouts(t *testing.T, checkout string) []Fanout {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the example: %v\n%s", err, out)
 	}
+	python, missing := findPython(t, checkout)
 	return []Fanout{
 		{Name: "go", args: func(o Options) []string {
 			args := []string{program, "-kubeconfig", o.Kubeconfig, "-namespace", o.Namespace, "-pool", o.Pool, "-n", strconv.Itoa(o.Count),
@@ -64,12 +69,12 @@ func Fanouts(t *testing.T, checkout string) []Fanout {
 		}},
 		{Name: "kubectl", args: func(o Options) []string {
 			script := filepath.Join(checkout, "examples/kubectl/fanout.sh")
-			return o.words([]string{script, "-k", o.Kubeconfig, "-n", o.Namespace, "-c", strconv.Itoa(o.Count), "-t", o.Timeout.String()})
+			return o.words([]string{script, "-k", o.Kubeconfig, "-n", o.Namespace, "-c", strconv.Itoa(o.Count), "-t", o.seconds()})
 		}},
-		{Name: "python", args: func(o Options) []string {
+		{Name: "python", missing: missing, args: func(o Options) []string {
 			script := filepath.Join(checkout, "examples/python/fanout.py")
-			return o.words([]string{python(t, checkout), script, "--kubeconfig", o.Kubeconfig, "-n", o.Namespace, "-c", strconv.Itoa(o.Count),
-				"-t", fmt.Sprint(o.Timeout.Seconds())})
+			return o.words([]string{python, script, "--kubeconfig", o.Kubeconfig, "-n", o.Namespace, "-c", strconv.Itoa(o.Count),
+				"-t", o.seconds()})
 		}},
 	}
 }
@@ -86,19 +91,21 @@ func (o Options) words(args []string) []string {
 	return args
 }
 
-// python is a Python with the official client. The test is skipped where there is none.
-func python(t *testing.T, checkout string) string {
+func (o Options) seconds() string { return strconv.Itoa(int(o.Timeout.Seconds())) }
+
+// findPython finds a Python with the official client, or says why there is none.
+func findPython(t *testing.T, checkout string) (path, missing string) {
 	t.Helper()
 	find := exec.CommandContext(t.Context(), filepath.Join(checkout, "hack/test/python.sh"))
-	path, err := find.Output()
+	out, err := find.Output()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() == 3 {
-		t.Skip("SKIP the example in Python: " + lastLine(string(exit.Stderr)))
+		return "", "SKIP the example in Python: " + lastLine(string(exit.Stderr))
 	}
 	if err != nil {
 		t.Fatalf("find a Python: %v", err)
 	}
-	return strings.TrimSpace(string(path))
+	return strings.TrimSpace(string(out)), ""
 }
 
 func lastLine(text string) string {
@@ -106,11 +113,22 @@ func lastLine(text string) string {
 	return lines[len(lines)-1]
 }
 
-// Run runs the example to its end.
+// MustBeThere skips the test where the example's language isn't.
+func (f Fanout) MustBeThere(t *testing.T) {
+	t.Helper()
+	if f.missing != "" {
+		t.Skip(f.missing)
+	}
+}
+
+// Run runs the example to its end, or until it has obeyed the SIGTERM that it gets when ctx is done.
 func (f Fanout) Run(ctx context.Context, t *testing.T, o Options) Outcome {
 	t.Helper()
+	f.MustBeThere(t)
 	args := f.args(o)
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = patience
 	if assets := os.Getenv("KUBEBUILDER_ASSETS"); assets != "" { // its kubectl is as old as the API server
 		cmd.Env = append(os.Environ(), "PATH="+assets+string(os.PathListSeparator)+os.Getenv("PATH"))
 	}
@@ -118,7 +136,7 @@ func (f Fanout) Run(ctx context.Context, t *testing.T, o Options) Outcome {
 	cmd.Stdout, cmd.Stderr = &out, &complaint
 	err := cmd.Run()
 	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
+	if err != nil && !errors.As(err, &exit) && ctx.Err() == nil {
 		t.Fatalf("run %q: %v", args, err)
 	}
 	return Outcome{Out: out.String(), Complaint: complaint.String(), Code: cmd.ProcessState.ExitCode()}
