@@ -90,8 +90,11 @@ if [ -z "$quiet" ]; then
 	uid=$(field '{.metadata.uid}')
 	since=$(field '{.metadata.creationTimestamp}')
 	i=0
-	for pod in $(field '{.metadata.annotations.sandbox\.opensandbox\.io/alloc-status}' | sed 's/.*"pods":\[//; s/\].*//' | tr -d '"' | tr ',' ' '); do
-		k logs "$pod" -c task-executor --since-time="$since" | sed -n "s/^task=$uid-$i-[^|]* | //p" | tail -n 1 >"$work/output-$i"
+	held=$(field '{.metadata.annotations.sandbox\.opensandbox\.io/alloc-status}') # {"pods":["pod-a",""]}
+	for pod in $(echo "$held" | sed 's/.*"pods":\[//; s/\].*//; s/""/-/g' | tr -d '"' | tr ',' ' '); do
+		if [ "$pod" != - ]; then
+			k logs "$pod" -c task-executor --since-time="$since" | sed -n "s/^task=$uid-$i-[^|]* | //p" | tail -n 1 >"$work/output-$i"
+		fi
 		i=$((i + 1))
 	done
 else # what the first ten that failed wrote last
