@@ -24,7 +24,7 @@ func TestEachExamplePrintsWhatItsTasksWrote(t *testing.T) {
 	for i := range n {
 		want += examples.Line(strconv.Itoa(i), "Succeeded", fmt.Sprintf("%d squared is %d", i, i*i))
 	}
-	for _, fanout := range examples.Fanouts(t, "../..") {
+	for _, fanout := range examples.Fanouts(t, "../..", t.TempDir()) {
 		t.Run(fanout.Name, func(t *testing.T) {
 			got := fanout.Run(t.Context(), t, examples.Options{
 				Kubeconfig: os.Getenv("KUBECONFIG"), Namespace: s.name, Pool: "task-example-pool", Count: n, Timeout: settleTime,

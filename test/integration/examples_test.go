@@ -97,7 +97,7 @@ func TestEachExampleRunsADifferentTaskInEachOfAHundredSandboxes(t *testing.T) {
 	const n = 100
 	s.create(taskPool("p", n))
 	s.idle("p", n)
-	for _, fanout := range examples.Fanouts(t, "../..") {
+	for _, fanout := range examples.Fanouts(t, "../..", s.bin) {
 		t.Run(fanout.Name, func(t *testing.T) {
 			ran := filepath.Join(t.TempDir(), "ran")
 			got := fanout.Run(t.Context(), t, examples.Options{
@@ -142,7 +142,7 @@ func TestAnExampleWhoseTasksAllSucceedEndsWithZero(t *testing.T) {
 	s.startController("")
 	s.create(taskPool("p", 2))
 	s.idle("p", 2)
-	for _, fanout := range examples.Fanouts(t, "../..") {
+	for _, fanout := range examples.Fanouts(t, "../..", s.bin) {
 		t.Run(fanout.Name, func(t *testing.T) {
 			got := fanout.Run(t.Context(), t, examples.Options{
 				Kubeconfig: s.kubeconfig, Namespace: s.name, Pool: "p", Count: 2, Timeout: settleTime, Quiet: true,
@@ -160,7 +160,7 @@ func TestAnExampleWhoseTasksAllSucceedEndsWithZero(t *testing.T) {
 func TestAnExampleWithoutItsPoolSaysSoAndLeavesNoBatch(t *testing.T) {
 	s := newSpace(t)
 	s.startController("")
-	for _, fanout := range examples.Fanouts(t, "../..") {
+	for _, fanout := range examples.Fanouts(t, "../..", s.bin) {
 		t.Run(fanout.Name, func(t *testing.T) {
 			got := fanout.Run(t.Context(), t, examples.Options{
 				Kubeconfig: s.kubeconfig, Namespace: s.name, Pool: "no-such-pool", Count: 2, Timeout: 3 * time.Second, Quiet: true,
@@ -179,7 +179,7 @@ func TestAnExampleThatIsTerminatedGivesItsSandboxesBack(t *testing.T) {
 	s.startController("")
 	s.create(taskPool("p", 2))
 	s.idle("p", 2)
-	for _, fanout := range examples.Fanouts(t, "../..") {
+	for _, fanout := range examples.Fanouts(t, "../..", s.bin) {
 		t.Run(fanout.Name, func(t *testing.T) {
 			fanout.MustBeThere(t)
 			ctx, terminate := context.WithCancel(t.Context())

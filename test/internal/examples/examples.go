@@ -48,14 +48,16 @@ type Fanout struct {
 	args    func(Options) []string
 }
 
-// Fanouts are the examples in their languages, ready to run.
-func Fanouts(t *testing.T, checkout string) []Fanout {
+// Fanouts are the examples in their languages, ready to run. The one in Go is built into dir, unless it is there.
+func Fanouts(t *testing.T, checkout, dir string) []Fanout {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "fanout")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./examples/go/fanout")
-	build.Dir = checkout
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the example: %v\n%s", err, out)
+	program := filepath.Join(dir, "fanout")
+	if _, err := os.Stat(program); err != nil {
+		build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./examples/go/fanout")
+		build.Dir = checkout
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("build the example: %v\n%s", err, out)
+		}
 	}
 	python, missing := findPython(t, checkout)
 	return []Fanout{
