@@ -77,6 +77,13 @@ func (s *space) startProcesses() {
 	})
 }
 
+// in is the same namespace for a subtest, which must not end the test above it.
+func (s *space) in(t *testing.T) *space {
+	sub := *s
+	sub.t, sub.ctx = t, t.Context()
+	return &sub
+}
+
 // leavesNothing waits until no batch is left.
 func (s *space) leavesNothing() {
 	s.t.Helper()
@@ -99,6 +106,7 @@ func TestEachExampleRunsADifferentTaskInEachOfAHundredSandboxes(t *testing.T) {
 	s.idle("p", n)
 	for _, fanout := range examples.Fanouts(t, "../..", s.bin) {
 		t.Run(fanout.Name, func(t *testing.T) {
+			s := s.in(t)
 			ran := filepath.Join(t.TempDir(), "ran")
 			got := fanout.Run(t.Context(), t, examples.Options{
 				Kubeconfig: s.kubeconfig, Namespace: s.name, Pool: "p", Count: n, Timeout: settleTime, Quiet: true,
@@ -144,6 +152,7 @@ func TestAnExampleWhoseTasksAllSucceedEndsWithZero(t *testing.T) {
 	s.idle("p", 2)
 	for _, fanout := range examples.Fanouts(t, "../..", s.bin) {
 		t.Run(fanout.Name, func(t *testing.T) {
+			s := s.in(t)
 			got := fanout.Run(t.Context(), t, examples.Options{
 				Kubeconfig: s.kubeconfig, Namespace: s.name, Pool: "p", Count: 2, Timeout: settleTime, Quiet: true,
 			})
@@ -162,6 +171,7 @@ func TestAnExampleWithoutItsPoolSaysSoAndLeavesNoBatch(t *testing.T) {
 	s.startController("")
 	for _, fanout := range examples.Fanouts(t, "../..", s.bin) {
 		t.Run(fanout.Name, func(t *testing.T) {
+			s := s.in(t)
 			got := fanout.Run(t.Context(), t, examples.Options{
 				Kubeconfig: s.kubeconfig, Namespace: s.name, Pool: "no-such-pool", Count: 2, Timeout: 3 * time.Second, Quiet: true,
 			})
@@ -181,6 +191,7 @@ func TestAnExampleThatIsTerminatedGivesItsSandboxesBack(t *testing.T) {
 	s.idle("p", 2)
 	for _, fanout := range examples.Fanouts(t, "../..", s.bin) {
 		t.Run(fanout.Name, func(t *testing.T) {
+			s := s.in(t)
 			fanout.MustBeThere(t)
 			ctx, terminate := context.WithCancel(t.Context())
 			defer terminate()
