@@ -49,11 +49,12 @@ fmt: ## Format all Go files
 	gofmt -w $$(hack/verify/go-files.sh)
 
 .PHONY: generate
-generate: ## Generate deep copies of the API types
+generate: ## Generate deep copies of the API types, and the clients in pkg/client
 	hack/tools/generate.sh deepcopy
+	hack/tools/generate.sh clients
 
 .PHONY: manifests
-manifests: ## Generate definitions (with and without CEL rules) and the controller's role
+manifests: ## Generate definitions (with and without CEL rules), docs/reference.md and the controller's role
 	hack/tools/generate.sh manifests
 
 .PHONY: licenses

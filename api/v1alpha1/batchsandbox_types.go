@@ -59,13 +59,14 @@ type BatchSandboxSpec struct {
 	Template *RawObject `json:"template,omitempty"`
 
 	// shardPatches are strategic merge patches: entry i is applied to the rendered pod of replica i. Only
-	// without poolRef. More patches than replicas are ignored. Edits affect pods created later.
+	// without poolRef. An index without a patch has the template as it is; more patches than replicas are ignored. Edits
+	// affect pods created later.
 	// +optional
 	// +listType=atomic
 	ShardPatches []RawObject `json:"shardPatches,omitempty"`
 
 	// expireTime is when the batch is deleted: RFC 3339, with or without a fraction. A time in the past
-	// deletes it at once. It may be moved or removed.
+	// deletes it at once. It may be moved or removed. Unset: never.
 	// +optional
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=string
@@ -73,12 +74,14 @@ type BatchSandboxSpec struct {
 	// +kubebuilder:validation:Pattern=`^\d{4}-\d{2}-\d{2}T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$`
 	ExpireTime *metav1.Time `json:"expireTime,omitempty"`
 
-	// taskTemplate is the task that runs in each sandbox. Immutable.
+	// taskTemplate is the task that runs in each sandbox. Unset: none does, and the sandboxes are for whoever reaches their
+	// endpoints. Immutable.
 	// +optional
 	TaskTemplate *TaskTemplate `json:"taskTemplate,omitempty"`
 
 	// shardTaskPatches are strategic merge patches: entry i is applied to the taskTemplate of replica i.
-	// env merges by name; command and args replace. Immutable.
+	// env merges by name; command and args replace. An index without a patch runs taskTemplate as it is; more patches than
+	// replicas are ignored. At most 100000. Immutable.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=100000
@@ -97,20 +100,20 @@ type BatchSandboxSpec struct {
 	// +kubebuilder:validation:Maximum=2147483647
 	MinAvailable *int32 `json:"minAvailable,omitempty"`
 
-	// priority is the place in the pool's queue: higher first, then oldest first. Defaults to 0.
+	// priority is the place in the pool's queue: higher first, then oldest first. It may be negative. Defaults to 0.
 	// +optional
 	// +kubebuilder:validation:Minimum=-2147483648
 	// +kubebuilder:validation:Maximum=2147483647
 	Priority *int32 `json:"priority,omitempty"`
 
 	// allocationTimeoutSeconds is how long the batch may wait for its pool, in seconds, before it fails with
-	// reason AllocationTimedOut. Unset: as long as it takes.
+	// reason AllocationTimedOut. At least 1. Unset: as long as it takes.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=9223372036
 	AllocationTimeoutSeconds *int64 `json:"allocationTimeoutSeconds,omitempty"`
 
-	// ttlSecondsAfterFinished deletes the batch this many seconds after all its tasks ended. Unset: never.
+	// ttlSecondsAfterFinished deletes the batch this many seconds after all its tasks ended; 0: at once. Unset: never.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=2147483647
@@ -130,7 +133,7 @@ type TaskSpec struct {
 	// process is the process to run in the sandbox container.
 	Process Process `json:"process"`
 
-	// timeoutSeconds stops and fails the task after this many seconds. Unset or 0: no limit.
+	// timeoutSeconds stops and fails a try of the task after this many seconds. Unset or 0: no limit. May be patched per replica.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=9223372036
@@ -151,7 +154,7 @@ type TaskSpec struct {
 // Process is a command with its surroundings.
 // +kubebuilder:pruning:PreserveUnknownFields
 type Process struct {
-	// command is the executable and its first arguments; not run in a shell. The executable is looked up in
+	// command is the executable and its first arguments, at least the former; not run in a shell. The executable is looked up in
 	// the sandbox container's PATH.
 	// +listType=atomic
 	Command []string `json:"command"`
@@ -355,6 +358,9 @@ type QueueStatus struct {
 // BatchSandbox is a number of identical sandboxes, each a pod, taken from a Pool or made from a template,
 // with an optional task in each.
 //
+// +genclient
+// +genclient:method=GetScale,verb=get,subresource=scale,result=k8s.io/api/autoscaling/v1.Scale
+// +genclient:method=UpdateScale,verb=update,subresource=scale,input=k8s.io/api/autoscaling/v1.Scale,result=k8s.io/api/autoscaling/v1.Scale
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:path=batchsandboxes,singular=batchsandbox,shortName=bsbx,scope=Namespaced
 // +kubebuilder:subresource:status

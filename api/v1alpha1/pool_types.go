@@ -35,15 +35,16 @@ type PoolSpec struct {
 	// +required
 	CapacitySpec CapacitySpec `json:"capacitySpec"`
 
-	// scaleStrategy limits how fast the pool grows.
+	// scaleStrategy limits how fast the pool grows. Unset: no such limit.
 	// +optional
 	ScaleStrategy *ScaleStrategy `json:"scaleStrategy,omitempty"`
 
-	// updateStrategy says how idle pods of an old template are replaced.
+	// updateStrategy says how idle pods of an old template are replaced. Unset: a quarter at a time.
 	// +optional
 	UpdateStrategy *UpdateStrategy `json:"updateStrategy,omitempty"`
 
-	// recycleStrategy says what happens to a pod that a batch gives back.
+	// recycleStrategy says what happens to a pod that a batch gives back. Unset: its containers are restarted where that is
+	// provably clean, else it is deleted.
 	// +optional
 	RecycleStrategy *RecycleStrategy `json:"recycleStrategy,omitempty"`
 }
@@ -54,26 +55,26 @@ type PoolSpec struct {
 // +kubebuilder:validation:XValidation:rule="self.poolMin <= self.poolMax",message="poolMin must not exceed poolMax"
 type CapacitySpec struct {
 	// bufferMin is the least number of pods kept warm that no batch holds. Falling below it triggers
-	// creation, up to poolMax.
+	// creation, up to poolMax. At least 0, and not above bufferMax.
 	// +required
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=2147483647
 	BufferMin int32 `json:"bufferMin"`
 
 	// bufferMax is the greatest number of pods kept that no batch holds. Those above it are deleted, never
-	// below poolMin.
+	// below poolMin. At least bufferMin.
 	// +required
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=2147483647
 	BufferMax int32 `json:"bufferMax"`
 
-	// poolMin is the least number of pods of the pool, held ones included.
+	// poolMin is the least number of pods of the pool, held ones included. At least 0, and not above poolMax.
 	// +required
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=2147483647
 	PoolMin int32 `json:"poolMin"`
 
-	// poolMax is the greatest number of pods of the pool, held ones included.
+	// poolMax is the greatest number of pods of the pool, held ones and those being deleted included. At least poolMin.
 	// +required
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=2147483647
@@ -83,7 +84,7 @@ type CapacitySpec struct {
 // ScaleStrategy limits how fast the pool grows.
 type ScaleStrategy struct {
 	// maxUnavailable is the greatest number of pods that start at once, absolute or a percentage of the
-	// pool's pods, rounded up. Unset: no such limit.
+	// pool's pods, rounded up. 0: none is made. Unset: no such limit.
 	// +optional
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:Pattern=`^(\d{1,3})%$`
@@ -181,6 +182,7 @@ type PoolStatus struct {
 // Pool is a set of warm pods between bounds, from which BatchSandboxes of the same namespace take their
 // sandboxes.
 //
+// +genclient
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:path=pools,singular=pool,scope=Namespaced
 // +kubebuilder:subresource:status

@@ -6,13 +6,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 want=$(mktemp -d)
 trap 'rm -rf "$want"' EXIT
 hack/tools/generate.sh deepcopy "$want"
+hack/tools/generate.sh clients "$want"
 hack/tools/generate.sh manifests "$want"
 
 ok=true
-for dir in config/crd/bases config/crd-no-cel/bases; do
+for dir in config/crd/bases config/crd-no-cel/bases pkg/client/{applyconfiguration,clientset,listers,informers}; do
 	diff -ruN --label "$dir" --label "$dir (generated)" "$dir" "$want/$dir" >&2 || ok=false
 done
-for file in api/v1alpha1/zz_generated.deepcopy.go config/rbac/role.yaml config/namespaced/namespace/role.yaml; do
+for file in api/v1alpha1/zz_generated.deepcopy.go docs/reference.md config/rbac/role.yaml config/namespaced/namespace/role.yaml; do
 	diff -uN "$file" "$want/$file" >&2 || ok=false
 done
 if ! $ok; then
@@ -27,7 +28,7 @@ if grep -n '[“”‘’]' config/crd/bases/*.yaml >&2; then
 fi
 
 if git rev-parse --git-dir >/dev/null 2>&1; then
-	untracked=$(git ls-files --others -- config/crd config/crd-no-cel config/rbac config/namespaced 'api/**/zz_generated*')
+	untracked=$(git ls-files --others -- config/crd config/crd-no-cel config/rbac config/namespaced docs/reference.md pkg/client 'api/**/zz_generated*')
 	if [ -n "$untracked" ]; then
 		printf 'generated, but not in Git:\n%s\nfix: git add %s\n' "$untracked" "$(echo "$untracked" | tr '\n' ' ')" >&2
 		exit 1

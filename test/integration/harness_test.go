@@ -30,7 +30,9 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/yaml"
 
 	"opensandbox.io/controller/api/v1alpha1"
@@ -54,6 +56,7 @@ var shared *world
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	logf.SetLogger(klog.Background())
 	code, err := runTests(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "integration:", err)

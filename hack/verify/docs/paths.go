@@ -20,7 +20,7 @@ type namedPath struct {
 // pathPattern finds what looks like a path from the top of the checkout: the name of a top-level folder at the start of a
 // word, and what follows. A word like k8s.io/api/core has the folder's name in its middle and is left alone.
 var pathPattern = regexp.MustCompile(
-	"(?:^|[\\s`\"'(\\[=,])((?:\\./)?(?:\\.ci|api|charts|cmd|config|docs|hack|internal|pkg|test)/[A-Za-z0-9_./{},*-]*)([<$%]?)")
+	"(?:^|[\\s`\"'(\\[=,])((?:\\./)?(?:\\.ci|api|charts|cmd|config|docs|examples|hack|internal|pkg|test)/[A-Za-z0-9_./{},*-]*)([<$%]?)")
 
 // placeholder is a word in capitals that stands for any text, as in verify-NAME.sh.
 var placeholder = regexp.MustCompile(`[A-Z]{2,}`)
