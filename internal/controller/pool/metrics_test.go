@@ -72,9 +72,10 @@ func TestGaugesFollowAPoolAndGoWithIt(t *testing.T) {
 func TestGaugesTellThatPodsFailAndNoBoundsOfAPoolThatGoes(t *testing.T) {
 	w := newWorld(t, wrappers.MakePool("ns", "p").Buffer(1, 1).Size(0, 2).Obj())
 	w.reconcile()
-	w.settled()
+	w.setStatus(w.becomeReady)
 	w.hold("a", 1)
 	w.onCreate = forbiddenPod
+	w.after(time.Minute)
 	w.reconcile()
 	const failing, bound = "opensandbox_pool_status_condition PodsFailing ns p", "opensandbox_pool_bounds bufferMin ns p"
 	if got := gaugesOf(t, w.registry); got[failing] != 1 || got[bound] != 1 {
