@@ -15,6 +15,8 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/trace"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -44,6 +46,7 @@ import (
 	"opensandbox.io/controller/internal/utils/apiwrites"
 	"opensandbox.io/controller/internal/utils/executorcalls"
 	"opensandbox.io/controller/internal/utils/metricsguard"
+	"opensandbox.io/controller/internal/utils/tracing"
 	"opensandbox.io/controller/internal/utils/trigger"
 	"opensandbox.io/controller/pkg/task-executor/token"
 )
@@ -53,7 +56,10 @@ const (
 	namespaceFile    = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 	shutdownTimeout = 20 * time.Second
-	rebuildRetry    = time.Second
+
+	// flushTimeout bounds how long the last traces may take, once the lease is given back. Both fit into the grace of the pod, 30 s.
+	flushTimeout = 5 * time.Second
+	rebuildRetry = time.Second
 )
 
 // run runs the controllers until the context ends.
@@ -71,6 +77,11 @@ func run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	traces, err := startTracing(o, logger)
+	if err != nil {
+		return err
+	}
+	defer endTracing(ctx, traces, logger)
 	config.Wrap(counters.writes.Wrap)
 	options := managerOptions(o, logger)
 	leads := func() bool { return true }
@@ -97,7 +108,7 @@ func run(ctx context.Context, o Options) error {
 	defer stopRunner()
 	ledger, rebuilt := scheduler.NewLedger(wake), make(chan struct{})
 	if err := setup(ctx, mgr, o, parts{
-		ledger: ledger, runner: runner, calls: calls, starts: counters.starts, keys: keys, wake: wake, leads: leads, rebuilt: rebuilt,
+		ledger: ledger, runner: runner, calls: calls, starts: counters.starts, keys: keys, wake: wake, leads: leads, rebuilt: rebuilt, tracer: traces.Tracer(),
 	}); err != nil {
 		return err
 	}
@@ -111,6 +122,28 @@ func run(ctx context.Context, o Options) error {
 		return fmt.Errorf("run the manager: %w", err)
 	}
 	return nil
+}
+
+// startTracing returns what makes traces; nil where they are off.
+func startTracing(o Options, logger logr.Logger) (*tracing.Tracing, error) {
+	traces, err := tracing.New(o.tracing())
+	if err != nil {
+		return nil, fmt.Errorf("start tracing: %w", err)
+	}
+	if traces != nil {
+		otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { logger.Error(err, "traces are lost") }))
+		logger.Info("traces deliveries", "endpoint", o.TracingEndpoint, "ratePerMillion", o.TracingRate)
+	}
+	return traces, nil
+}
+
+// endTracing sends the last traces, though the context has ended.
+func endTracing(ctx context.Context, traces *tracing.Tracing, logger logr.Logger) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+	defer cancel()
+	if err := traces.Shutdown(ctx); err != nil {
+		logger.Error(err, "traces are lost")
+	}
 }
 
 // errNotLeading says that the lease was not renewed in time: another controller may lead, and talk to the executors.
@@ -159,6 +192,7 @@ type parts struct {
 	keys   *keyring.Keyring
 	wake   waker
 	leads  func() bool
+	tracer trace.Tracer // nil where there are no traces
 
 	// rebuilt is closed when the ledger has been rebuilt after the election.
 	rebuilt chan struct{}
@@ -170,6 +204,7 @@ func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 	batches, err := batchsandbox.New(batchsandbox.Options{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
 		Registry: metrics.Registry, Ledger: p.ledger, Runner: p.runner, Root: p.keys.Root, Ready: p.rebuilt, Leads: p.leads,
+		Tracer: p.tracer,
 	})
 	if err != nil {
 		return fmt.Errorf("make the batch controller: %w", err)
