@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/trace"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -45,8 +43,8 @@ import (
 	"opensandbox.io/controller/internal/scheduler"
 	"opensandbox.io/controller/internal/utils/apiwrites"
 	"opensandbox.io/controller/internal/utils/executorcalls"
+	"opensandbox.io/controller/internal/utils/leading"
 	"opensandbox.io/controller/internal/utils/metricsguard"
-	"opensandbox.io/controller/internal/utils/tracing"
 	"opensandbox.io/controller/internal/utils/trigger"
 	"opensandbox.io/controller/pkg/task-executor/token"
 )
@@ -56,10 +54,7 @@ const (
 	namespaceFile    = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 	shutdownTimeout = 20 * time.Second
-
-	// flushTimeout bounds how long the last traces may take, once the lease is given back. Both fit into the grace of the pod, 30 s.
-	flushTimeout = 5 * time.Second
-	rebuildRetry = time.Second
+	rebuildRetry    = time.Second
 )
 
 // run runs the controllers until the context ends.
@@ -124,37 +119,12 @@ func run(ctx context.Context, o Options) error {
 	return nil
 }
 
-// startTracing returns what makes traces; nil where they are off.
-func startTracing(o Options, logger logr.Logger) (*tracing.Tracing, error) {
-	traces, err := tracing.New(o.tracing())
-	if err != nil {
-		return nil, fmt.Errorf("start tracing: %w", err)
-	}
-	if traces != nil {
-		otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { logger.Error(err, "traces are lost") }))
-		logger.Info("traces deliveries", "endpoint", o.TracingEndpoint, "ratePerMillion", o.TracingRate)
-	}
-	return traces, nil
-}
-
-// endTracing sends the last traces, though the context has ended.
-func endTracing(ctx context.Context, traces *tracing.Tracing, logger logr.Logger) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
-	defer cancel()
-	if err := traces.Shutdown(ctx); err != nil {
-		logger.Error(err, "traces are lost")
-	}
-}
-
-// errNotLeading says that the lease was not renewed in time: another controller may lead, and talk to the executors.
-var errNotLeading = errors.New("the lease was not renewed in time")
-
 // whileLeading signs calls of executors only while this process leads for sure. A leader that was frozen would else go on with
 // what it was about to tell them, as to clear away a try that the next leader has begun meanwhile and to begin it again.
 func whileLeading(leads func() bool, sign func(token.Call) (string, error)) func(token.Call) (string, error) {
 	return func(c token.Call) (string, error) {
 		if !leads() {
-			return "", errNotLeading
+			return "", leading.ErrLost
 		}
 		return sign(c)
 	}
@@ -201,8 +171,9 @@ type parts struct {
 // setup adds the controllers, and what rebuilds the ledger after the election.
 func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 	recorder := mgr.GetEventRecorder("opensandbox-controller")
+	writer := leading.NewClient(mgr.GetClient(), p.leads)
 	batches, err := batchsandbox.New(batchsandbox.Options{
-		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
+		Client: writer, APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
 		Registry: metrics.Registry, Ledger: p.ledger, Runner: p.runner, Root: p.keys.Root, Ready: p.rebuilt, Leads: p.leads,
 		Tracer: p.tracer,
 	})
@@ -213,7 +184,7 @@ func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 		return fmt.Errorf("set up the batch controller: %w", err)
 	}
 	pools, err := pool.New(pool.Options{
-		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
+		Client: writer, APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
 		Registry: metrics.Registry, Starts: p.starts, Ledger: p.ledger, Ready: p.rebuilt, Leads: p.leads, Calls: p.calls, Root: p.keys.Root, Suffix: pool.RandomSuffix,
 	})
 	if err != nil {
@@ -234,6 +205,9 @@ func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 			return fmt.Errorf("load the root of the task-executors' tokens: %w", err)
 		}
 		if err := rebuildNodes(ctx); err != nil {
+			return err
+		}
+		if err := pools.Rebuild(ctx, o.WatchNamespaces); err != nil {
 			return err
 		}
 		return batches.Rebuild(ctx, rand.Text(), o.WatchNamespaces)
