@@ -83,7 +83,7 @@ presubmit: verify lint test-unit ## What to run before a push
 ##@ Tests
 
 .PHONY: test
-test: test-unit test-fuzz test-integration test-faults test-e2e ## Run all tests
+test: test-unit test-rules test-fuzz test-integration test-faults test-e2e ## Run all tests
 
 .PHONY: test-unit
 test-unit: ## Run unit tests (no cluster)
@@ -91,6 +91,10 @@ test-unit: ## Run unit tests (no cluster)
 	$(GOTEST) $$(go list ./... | grep -v '^opensandbox.io/controller/test/\(integration\|e2e\)')
 	go -C hack/localcluster test $(RACE) -shuffle=on $(GOTESTFLAGS) ./...
 	go -C hack/licenses test $(RACE) -shuffle=on $(GOTESTFLAGS) ./...
+
+.PHONY: test-rules
+test-rules: ## Test the rules and alerts for Prometheus, and the queries of the dashboard, with promtool
+	hack/test/rules.sh $(GOTEST)
 
 .PHONY: test-integration
 test-integration: ## Run integration tests against a real API server and etcd

@@ -8,12 +8,15 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/tools/leaderelection"
+
+	"opensandbox.io/controller/internal/utils/tracing"
 )
 
 // maxQPS bounds --kube-client-qps, so that twice of it is still a number.
@@ -56,6 +59,12 @@ type Options struct {
 	// Namespace is the controller's own, where its Lease is. Empty: the pod's own, else opensandbox-system.
 	Namespace string
 
+	// TracingEndpoint is where traces of deliveries are sent, as OTEL_EXPORTER_OTLP_ENDPOINT has it. Empty, the default: there are none.
+	TracingEndpoint string
+
+	// TracingRate is how many deliveries of a million are traced.
+	TracingRate int
+
 	// Verbosity is 0 for changes of state, 1 for detail.
 	Verbosity int
 }
@@ -80,6 +89,9 @@ func parse(args []string, out io.Writer) (Options, error) {
 	flags.IntVar(&o.Concurrency, "concurrency", 16, "batches, and pools, of one namespace worked on at once")
 	flags.StringVar(&namespaces, "watch-namespaces", "", "comma-separated namespaces to look after; default all; nodes are watched wherever that is permitted")
 	flags.StringVar(&o.Namespace, "namespace", "", "the controller's own namespace; default the pod's own, else opensandbox-system")
+	flags.StringVar(&o.TracingEndpoint, "tracing-endpoint", os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"),
+		"URL of a receiver of OTLP over HTTP for traces of deliveries, as http://collector:4318; default OTEL_EXPORTER_OTLP_ENDPOINT, else off")
+	flags.IntVar(&o.TracingRate, "tracing-sampling-rate-per-million", tracing.MaxRate, "how many deliveries of a million are traced")
 	flags.IntVar(&o.Verbosity, "v", 0, "0 logs changes of state, 1 details")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -90,6 +102,12 @@ func parse(args []string, out io.Writer) (Options, error) {
 		}
 	}
 	return o, o.check(flags.Args())
+}
+
+// tracing says where traces go.
+func (o Options) tracing() tracing.Options {
+	host, _ := os.Hostname() //nolint:errcheck // in a pod it is the pod's name, and elsewhere it may as well be unknown
+	return tracing.Options{Endpoint: o.TracingEndpoint, Rate: o.TracingRate, Instance: host, Version: version}
 }
 
 func (o Options) check(rest []string) error {
@@ -105,6 +123,9 @@ func (o Options) check(rest []string) error {
 	case o.LeaseDuration <= o.RenewDeadline || float64(o.RenewDeadline) <= leaderelection.JitterFactor*float64(o.RetryPeriod):
 		return fmt.Errorf("--leader-elect-lease-duration must exceed --leader-elect-renew-deadline, and that %v times --leader-elect-retry-period",
 			leaderelection.JitterFactor)
+	}
+	if err := o.tracing().Check(); err != nil {
+		return fmt.Errorf("--tracing-endpoint, --tracing-sampling-rate-per-million: %w", err)
 	}
 	for _, ns := range o.WatchNamespaces {
 		if problems := validation.IsDNS1123Label(ns); len(problems) > 0 {

@@ -26,6 +26,7 @@ func defaults() Options {
 	return Options{
 		LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
 		MetricsAddress: ":8443", MetricsSecure: true, HealthAddress: ":8081", Concurrency: 16,
+		TracingRate: 1_000_000,
 	}
 }
 
@@ -40,12 +41,14 @@ func TestParse(t *testing.T) {
 				"--kubeconfig=/kube/config", "--leader-elect", "--metrics-bind-address=:1", "--health-probe-bind-address=:2",
 				"--kube-client-qps=2.5", "--kube-client-burst=7", "--concurrency=3", "--watch-namespaces=a,b", "--namespace=own",
 				"--leader-elect-lease-duration=30s", "--leader-elect-renew-deadline=20s", "--leader-elect-retry-period=5s", "--metrics-secure=false", "-v=1",
+				"--tracing-endpoint=http://collector:4318", "--tracing-sampling-rate-per-million=100",
 			},
 			func(o *Options) {
 				*o = Options{
 					Kubeconfig: "/kube/config", LeaderElect: true, MetricsAddress: ":1", HealthAddress: ":2", QPS: 2.5, Burst: 7, Concurrency: 3,
 					WatchNamespaces: []string{"a", "b"}, Namespace: "own", Verbosity: 1,
 					LeaseDuration: 30 * time.Second, RenewDeadline: 20 * time.Second, RetryPeriod: 5 * time.Second,
+					TracingEndpoint: "http://collector:4318", TracingRate: 100,
 				}
 			},
 		},
@@ -73,6 +76,15 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestTheEnvironmentSaysWhereTracesGoUnlessAFlagDoes(t *testing.T) {
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
+	for want, args := range map[string][]string{"http://collector:4318": nil, "http://other:4318": {"--tracing-endpoint=http://other:4318"}, "": {"--tracing-endpoint="}} {
+		if o, err := parse(args, io.Discard); err != nil || o.TracingEndpoint != want {
+			t.Errorf("parse(%q) sends traces to %q (%v), want %q", args, o.TracingEndpoint, err, want)
+		}
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
 	cases := map[string]struct {
 		args []string
@@ -90,6 +102,8 @@ func TestParseRefuses(t *testing.T) {
 		"a renewal without room for the retries jitter": {[]string{"--leader-elect-retry-period=9s"}, "--leader-elect-renew-deadline"},
 		"tries without a pause":                         {[]string{"--leader-elect-retry-period=0s"}, "--leader-elect-retry-period"},
 		"a namespace with a path in it":                 {[]string{"--watch-namespaces=a,../b"}, `"../b"`},
+		"traces by gRPC":                                {[]string{"--tracing-endpoint=collector:4317"}, "http://collector.monitoring:4318"},
+		"more traces than there are deliveries":         {[]string{"--tracing-sampling-rate-per-million=1000001"}, "--tracing-sampling-rate-per-million"},
 		"a duration without a unit":                     {[]string{"--leader-elect-retry-period=2"}, "leader-elect-retry-period"},
 	}
 	for name, c := range cases {
@@ -109,6 +123,7 @@ func TestHelpNamesEveryFlag(t *testing.T) {
 	for _, name := range []string{
 		"kubeconfig", "leader-elect", "metrics-bind-address", "health-probe-bind-address", "kube-client-qps", "kube-client-burst",
 		"metrics-secure", "concurrency", "watch-namespaces", "namespace", "leader-elect-lease-duration", "leader-elect-renew-deadline", "leader-elect-retry-period",
+		"tracing-endpoint", "tracing-sampling-rate-per-million",
 	} {
 		if !strings.Contains(out.String(), "-"+name) {
 			t.Errorf("--help says nothing of --%s", name)

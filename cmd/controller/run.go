@@ -14,6 +14,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -71,6 +72,11 @@ func run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	traces, err := startTracing(o, logger)
+	if err != nil {
+		return err
+	}
+	defer endTracing(ctx, traces, logger)
 	config.Wrap(counters.writes.Wrap)
 	options := managerOptions(o, logger)
 	leads := func() bool { return true }
@@ -98,7 +104,7 @@ func run(ctx context.Context, o Options) error {
 	defer stopRunner()
 	ledger, rebuilt := scheduler.NewLedger(wake), make(chan struct{})
 	if err := setup(ctx, mgr, o, parts{
-		ledger: ledger, runner: runner, calls: calls, starts: counters.starts, keys: keys, wake: wake, leads: leads, rebuilt: rebuilt,
+		ledger: ledger, runner: runner, calls: calls, starts: counters.starts, keys: keys, wake: wake, leads: leads, rebuilt: rebuilt, tracer: traces.Tracer(),
 	}); err != nil {
 		return err
 	}
@@ -157,6 +163,7 @@ type parts struct {
 	keys   *keyring.Keyring
 	wake   waker
 	leads  func() bool
+	tracer trace.Tracer // nil where there are no traces
 
 	// rebuilt is closed when the ledger has been rebuilt after the election.
 	rebuilt chan struct{}
@@ -168,6 +175,7 @@ func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 	batches, err := batchsandbox.New(batchsandbox.Options{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
 		Registry: metrics.Registry, Ledger: p.ledger, Runner: p.runner, Root: p.keys.Root, Ready: p.rebuilt, Leads: p.leads,
+		Tracer: p.tracer,
 	})
 	if err != nil {
 		return fmt.Errorf("make the batch controller: %w", err)

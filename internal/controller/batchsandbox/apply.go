@@ -123,7 +123,7 @@ func (r *Reconciler) allocate(ctx context.Context, obs *observed, p plan, m *mem
 		return err
 	}
 	if served {
-		r.metrics.delivered(&m.delivery, r.clock.Now())
+		r.delivered(ctx, m)
 	}
 	r.ledger.Release(name, drop)
 	if len(grants) > 0 {
@@ -270,7 +270,9 @@ func (r *Reconciler) writeAllocation(ctx context.Context, obs *observed, m *memo
 	patched := sb.DeepCopy()
 	m.delivery.writes++
 	r.echoes.expect(client.ObjectKeyFromObject(sb), echoOf(sb, annotations, finalizers))
+	span := r.traceWrite(ctx, &m.delivery, spanWriteObject)
 	err := r.client.Patch(ctx, patched, client.RawPatch(types.MergePatchType, allocationPatch(sb, annotations, finalizers)))
+	r.endWrite(span, err)
 	if err != nil {
 		r.echoes.take(client.ObjectKeyFromObject(sb))
 		err = fmt.Errorf("patch allocation: %w", err)
@@ -448,7 +450,7 @@ func (r *Reconciler) writeEndpoints(ctx context.Context, obs *observed, m *memor
 		return err
 	}
 	if complete {
-		r.deliveredCold(obs, m, before)
+		r.deliveredCold(ctx, obs, m, before)
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -53,7 +54,7 @@ const (
 	maxBackoff     = 5 * time.Minute
 )
 
-// Options are what the reconciler depends on; all are required.
+// Options are what the reconciler depends on; all but Tracer are required.
 type Options struct {
 	Client    client.Client
 	APIReader client.Reader
@@ -71,6 +72,9 @@ type Options struct {
 
 	// Leads says whether this process still leads for sure. It is asked before each allocation is written.
 	Leads func() bool
+
+	// Tracer makes the spans of deliveries; nil for none.
+	Tracer trace.Tracer
 }
 
 // Reconciler reconciles BatchSandboxes.
@@ -85,6 +89,7 @@ type Reconciler struct {
 	root      func() string
 	ready     <-chan struct{}
 	leads     func() bool
+	tracer    trace.Tracer
 
 	namespaces *namespaces
 	sights     *sights
@@ -189,7 +194,7 @@ func New(o Options) (*Reconciler, error) {
 	}
 	return &Reconciler{
 		client: o.Client, apiReader: o.APIReader, clock: o.Clock, events: recorder{o.Recorder}, metrics: m,
-		ledger: o.Ledger, runner: o.Runner, root: o.Root, ready: o.Ready, leads: o.Leads, memories: map[types.NamespacedName]*memory{},
+		ledger: o.Ledger, runner: o.Runner, root: o.Root, ready: o.Ready, leads: o.Leads, tracer: o.Tracer, memories: map[types.NamespacedName]*memory{},
 		namespaces: &namespaces{reader: o.APIReader, clock: o.Clock},
 		sights:     newSights(o.Clock),
 		echoes:     &echoes{byName: map[types.NamespacedName]echo{}},
@@ -321,7 +326,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	r.beginDelivery(obs, m)
+	r.beginDelivery(ctx, obs, m)
 	r.checkTasks(obs, m)
 	m.losses.note(obs)
 	judgeTries(obs, m.retries)
@@ -343,7 +348,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	r.tellMishaps(obs, m)
 	r.forgetReleased(obs)
-	if err := r.dispatch(ctx, obs, &out); err != nil {
+	if err := r.dispatch(ctx, obs, m, &out); err != nil {
 		return ctrl.Result{}, err
 	}
 	labelAgain, err := r.label(ctx, obs, m)
@@ -421,7 +426,7 @@ func (r *Reconciler) forgetReleased(obs *observed) {
 
 // dispatch has the tasks of held sandboxes run. It comes after the allocation and the report, so that the sandbox and the number
 // of the try are durable.
-func (r *Reconciler) dispatch(ctx context.Context, obs *observed, out *outcome) error {
+func (r *Reconciler) dispatch(ctx context.Context, obs *observed, m *memory, out *outcome) error {
 	if obs.problem != nil || !obs.hasTasks() {
 		return nil
 	}
@@ -444,6 +449,7 @@ func (r *Reconciler) dispatch(ctx context.Context, obs *observed, out *outcome) 
 		case err != nil:
 			return err
 		}
+		run.span = r.traceDispatch(ctx, &m.delivery, i, run.try)
 		r.runner.Resume(target{
 			batch: client.ObjectKeyFromObject(obs.sb), uid: obs.sb.UID, index: i, pod: s.podUID, ip: s.ip,
 		}, run)
@@ -538,7 +544,10 @@ func (r *Reconciler) patchStatus(ctx context.Context, obs *observed, status *v1a
 	patched := before.DeepCopy()
 	patched.Status = *status
 	m.delivery.writes++
-	if err := r.client.Status().Patch(ctx, patched, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
+	span := r.traceWrite(ctx, &m.delivery, spanWriteStatus)
+	err := r.client.Status().Patch(ctx, patched, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+	r.endWrite(span, err)
+	if err != nil {
 		if apierrors.IsNotFound(err) {
 			return errGone
 		}

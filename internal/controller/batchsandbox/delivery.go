@@ -3,9 +3,11 @@
 package batchsandbox
 
 import (
+	"context"
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -112,6 +114,9 @@ type delivery struct {
 
 	// writes are the writes of the batch and of its status that were sent.
 	writes int
+
+	// span is the trace's first; nil where there is no trace.
+	span trace.Span
 }
 
 // begin decides whether there is a delivery to measure. seen is the first sight by the watch, zero for none.
@@ -217,9 +222,10 @@ func (s *sights) forget(batch types.NamespacedName) {
 }
 
 // beginDelivery decides whether there is a delivery to measure, at the first look at a batch.
-func (r *Reconciler) beginDelivery(obs *observed, m *memory) {
+func (r *Reconciler) beginDelivery(ctx context.Context, obs *observed, m *memory) {
 	if m.delivery.phase == deliveryUnknown {
 		m.delivery.begin(obs, r.sights.take(obs.sb))
+		r.beginTrace(ctx, obs, &m.delivery)
 	}
 }
 
@@ -248,11 +254,17 @@ func (r *Reconciler) noteChoice(obs *observed, m *memory, grants int, served boo
 
 // deliveredCold notes that the addresses of all pods of a batch without pool are known. before is the batch before they were
 // written: where it is the same, they were written without this process knowing of it.
-func (r *Reconciler) deliveredCold(obs *observed, m *memory, before *v1alpha1.BatchSandbox) {
+func (r *Reconciler) deliveredCold(ctx context.Context, obs *observed, m *memory, before *v1alpha1.BatchSandbox) {
 	if obs.sb != before {
 		m.delivery.choose(obs.now, obs.now)
 	}
+	r.delivered(ctx, m)
+}
+
+// delivered notes that the addresses of all that a batch asks for are written.
+func (r *Reconciler) delivered(ctx context.Context, m *memory) {
 	r.metrics.delivered(&m.delivery, r.clock.Now())
+	r.traceDelivered(ctx, &m.delivery)
 }
 
 // told notes that the status tells all that was observed.

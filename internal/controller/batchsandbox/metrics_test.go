@@ -502,11 +502,11 @@ func TestATryThatIsLostWithItsSandboxIsCountedOnce(t *testing.T) {
 }
 
 // deliverOnce takes a delivery and the end of a task through all that measures them.
-func deliverOnce(r *Reconciler, obs *observed, m *memory, heard []heardEnd) {
+func deliverOnce(ctx context.Context, r *Reconciler, obs *observed, m *memory, heard []heardEnd) {
 	m.delivery = delivery{}
-	r.beginDelivery(obs, m)
+	r.beginDelivery(ctx, obs, m)
 	r.noteChoice(obs, m, 1, true)
-	r.metrics.delivered(&m.delivery, obs.now)
+	r.delivered(ctx, m)
 	m.heard = heard
 	r.told(m)
 }
@@ -527,7 +527,7 @@ func measuring(tb testing.TB) (*Reconciler, *observed, *memory) {
 func TestMeasuringCostsNoAllocation(t *testing.T) {
 	r, obs, m := measuring(t)
 	heard := []heardEnd{{reason: "TimedOut", at: obs.now}}
-	if got := testing.AllocsPerRun(1000, func() { deliverOnce(r, obs, m, heard) }); got != 0 {
+	if got := testing.AllocsPerRun(1000, func() { deliverOnce(t.Context(), r, obs, m, heard) }); got != 0 {
 		t.Errorf("%v allocations for a delivery and the end of a task, want none", got)
 	}
 	if m.delivery.phase != deliveryOver {
@@ -541,9 +541,9 @@ func TestABatchAtRestCostsTheMetricsNothing(t *testing.T) {
 	runner := NewRunner(t.Context(), nil, nil, nil)
 	got := testing.AllocsPerRun(1000, func() {
 		m.heard = append(m.heard, runner.takeHeard(types.UID("u"))...)
-		r.beginDelivery(obs, m)
+		r.beginDelivery(t.Context(), obs, m)
 		r.noteChoice(obs, m, 0, true)
-		r.metrics.delivered(&m.delivery, obs.now)
+		r.delivered(t.Context(), m)
 		r.told(m)
 	})
 	if got != 0 {
@@ -556,6 +556,6 @@ func BenchmarkMeasuringADelivery(b *testing.B) {
 	b.ReportAllocs()
 	heard := []heardEnd{{reason: "TimedOut", at: obs.now}}
 	for b.Loop() {
-		deliverOnce(r, obs, m, heard)
+		deliverOnce(b.Context(), r, obs, m, heard)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/utils/clock"
@@ -159,6 +160,8 @@ type run struct {
 	task taskexecutor.Task
 	// wait is how long it waits where its executor doesn't know it yet.
 	wait time.Duration
+	// span ends when the executor has the task; nil for none.
+	span trace.Span
 }
 
 // Run has this try of a task run in a sandbox. Saying it again changes nothing. A try after the first begins when nothing is left
@@ -176,7 +179,7 @@ func (r *Runner) Resume(t target, w run) {
 			known, ok = r.clear(ctx, client, s, w)
 		}
 		if ok {
-			r.watch(ctx, client, s, watched{w.task, known})
+			r.watch(ctx, client, s, watched{w.task, known, w.span})
 		}
 	})
 }
@@ -374,6 +377,7 @@ func (r *Runner) keep(s *session, state taskState) (wait time.Duration, wakes bo
 type watched struct {
 	task     taskexecutor.Task
 	accepted bool
+	span     trace.Span // ends when it is accepted
 }
 
 // watch hands the task to the executor and follows it to its end.
@@ -388,6 +392,7 @@ func (r *Runner) watch(ctx context.Context, client Executor, s *session, w watch
 		tasks, rev, err := r.ask(ctx, client, task, accepted, since)
 		switch {
 		case isRefused(err):
+			r.dispatched(w.span, err)
 			r.report(s, taskState{phase: taskEnded, try: try, end: refusedTask(err)})
 			return
 		case err != nil:
@@ -397,6 +402,7 @@ func (r *Runner) watch(ctx context.Context, client Executor, s *session, w watch
 		}
 		heard, backoff = r.clock.Now(), newBackoff()
 		first := !accepted
+		r.dispatched(w.span, nil)
 		accepted, since = true, rev
 		status := find(tasks, task.Name)
 		switch {

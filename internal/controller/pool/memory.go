@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -341,9 +342,12 @@ func (m *memory) due(now time.Time) []string {
 type memories struct {
 	mu     sync.Mutex
 	byPool map[types.NamespacedName]*memory
+	shown  map[types.NamespacedName]gaugedPool
 }
 
-func newMemories() *memories { return &memories{byPool: map[types.NamespacedName]*memory{}} }
+func newMemories() *memories {
+	return &memories{byPool: map[types.NamespacedName]*memory{}, shown: map[types.NamespacedName]gaugedPool{}}
+}
 
 // of returns the memory of a pool; a pool made anew under an old name has a new one.
 func (m *memories) of(pool *v1alpha1.Pool) *memory {
@@ -354,19 +358,36 @@ func (m *memories) of(pool *v1alpha1.Pool) *memory {
 	if !ok || mem.uid != pool.UID && !mem.isAhead(pool) {
 		mem = &memory{uid: pool.UID, generation: pool.Generation, expected: map[string]expectation{}}
 		m.byPool[key] = mem
+		m.shown[key] = gaugedPool{key: key}
 	}
 	return mem
 }
 
-// pools are those that have a memory: all that this process looks after.
-func (m *memories) pools() []types.NamespacedName {
+// show keeps what the gauges tell of a pool beside its pods, from its last status on. One that is being deleted has no bounds.
+func (m *memories) show(pool *v1alpha1.Pool, status *v1alpha1.PoolStatus) {
+	key := client.ObjectKeyFromObject(pool)
+	g := gaugedPool{key: key, observed: true, conditions: [len(gaugedConditions)]bool{}}
+	if pool.DeletionTimestamp.IsZero() {
+		g.bounds = &pool.Spec.CapacitySpec
+	}
+	for i, condition := range gaugedConditions {
+		g.conditions[i] = meta.IsStatusConditionTrue(status.Conditions, condition)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.Collect(maps.Keys(m.byPool))
+	m.shown[key] = g
+}
+
+// pools are those that have a memory: all that this process looks after.
+func (m *memories) pools() []gaugedPool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.shown))
 }
 
 func (m *memories) forget(pool types.NamespacedName) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.byPool, pool)
+	delete(m.shown, pool)
 }

@@ -54,6 +54,10 @@ func TestGaugesFollowAPoolAndGoWithIt(t *testing.T) {
 		"opensandbox_pool_pods ns p idle": 0, "opensandbox_pool_pods ns p starting": 2, "opensandbox_pool_pods ns p held": 0,
 		"opensandbox_pool_pods ns p unusable": 0, "opensandbox_pool_pods ns p terminating": 0,
 		"opensandbox_pool_queue_batches ns p": 2, "opensandbox_pool_queue_sandboxes ns p": 6,
+		"opensandbox_pool_bounds bufferMin ns p": 2, "opensandbox_pool_bounds bufferMax ns p": 2,
+		"opensandbox_pool_bounds poolMin ns p": 0, "opensandbox_pool_bounds poolMax ns p": 2,
+		"opensandbox_pool_status_condition Ready ns p": 0, "opensandbox_pool_status_condition ScalingLimited ns p": 0,
+		"opensandbox_pool_status_condition PodsFailing ns p": 0,
 	}
 	if diff := cmp.Diff(want, gaugesOf(t, w.registry)); diff != "" {
 		t.Errorf("gauges (-want +got):\n%s", diff)
@@ -62,6 +66,28 @@ func TestGaugesFollowAPoolAndGoWithIt(t *testing.T) {
 	w.reconcile()
 	if got := gaugesOf(t, w.registry); len(got) != 0 {
 		t.Errorf("gauges of a pool that is gone: %v", got)
+	}
+}
+
+func TestGaugesTellThatPodsFailAndNoBoundsOfAPoolThatGoes(t *testing.T) {
+	w := newWorld(t, wrappers.MakePool("ns", "p").Buffer(1, 1).Size(0, 2).Obj())
+	w.reconcile()
+	w.setStatus(w.becomeReady)
+	w.hold("a", 1)
+	w.onCreate = forbiddenPod
+	w.after(time.Minute)
+	w.reconcile()
+	const failing, bound = "opensandbox_pool_status_condition PodsFailing ns p", "opensandbox_pool_bounds bufferMin ns p"
+	if got := gaugesOf(t, w.registry); got[failing] != 1 || got[bound] != 1 {
+		t.Errorf("gauges %v, want pods that fail, and bounds", got)
+	}
+	if err := w.client.Delete(t.Context(), w.pool()); err != nil {
+		t.Fatal(err)
+	}
+	w.reconcile()
+	got := gaugesOf(t, w.registry)
+	if _, bounded := got[bound]; bounded || got["opensandbox_pool_pods ns p held"] != 1 || got[failing] != 0 {
+		t.Errorf("gauges of a pool that waits for its last sandbox: %v", got)
 	}
 }
 
@@ -150,11 +176,14 @@ func TestALookAtTheGaugesDoesNotGrowWithThePool(t *testing.T) {
 		for i := range pods {
 			ledger.ExpectPod(key, podName("p", string(rune('a'+i%26))+string(rune('a'+i/26%26))+string(rune('a'+i/676))), "r")
 		}
-		g := newGauges(ledger, func() []types.NamespacedName { return []types.NamespacedName{key} })
-		metrics := make(chan prometheus.Metric, 7)
+		g := newGauges(ledger, func() []gaugedPool {
+			return []gaugedPool{{key: key, observed: true, bounds: &v1alpha1.CapacitySpec{}}}
+		})
+		const series = 14
+		metrics := make(chan prometheus.Metric, series)
 		return testing.AllocsPerRun(100, func() {
 			g.Collect(metrics)
-			for range 7 {
+			for range series {
 				<-metrics
 			}
 		})

@@ -159,11 +159,12 @@ func failingCondition(trouble *problem) metav1.Condition {
 	}
 }
 
-// report writes the status if it differs, and sends events about what turned bad. It returns how long to wait
+// report shows the status in the gauges, writes it if it differs, and sends events about what turned bad. It returns how long to wait
 // before the next try if this is not the time for one.
 func (r *Reconciler) report(
 	ctx context.Context, pool *v1alpha1.Pool, mem *memory, status *v1alpha1.PoolStatus,
 ) (time.Duration, error) {
+	r.memories.show(pool, status)
 	before := pool.DeepCopy()
 	if equality.Semantic.DeepEqual(&before.Status, status) {
 		mem.scaleReason = ""
