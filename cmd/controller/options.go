@@ -84,12 +84,18 @@ func parse(args []string, out io.Writer) (Options, error) {
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
-	for ns := range strings.SplitSeq(namespaces, ",") {
-		if ns = strings.TrimSpace(ns); ns != "" && !slices.Contains(o.WatchNamespaces, ns) {
-			o.WatchNamespaces = append(o.WatchNamespaces, ns)
+	o.WatchNamespaces = splitNamespaces(namespaces)
+	return o, o.check(flags.Args())
+}
+
+// splitNamespaces returns each of the comma-separated names once.
+func splitNamespaces(list string) (namespaces []string) {
+	for ns := range strings.SplitSeq(list, ",") {
+		if ns = strings.TrimSpace(ns); ns != "" && !slices.Contains(namespaces, ns) {
+			namespaces = append(namespaces, ns)
 		}
 	}
-	return o, o.check(flags.Args())
+	return namespaces
 }
 
 func (o Options) check(rest []string) error {
@@ -106,7 +112,11 @@ func (o Options) check(rest []string) error {
 		return fmt.Errorf("--leader-elect-lease-duration must exceed --leader-elect-renew-deadline, and that %v times --leader-elect-retry-period",
 			leaderelection.JitterFactor)
 	}
-	for _, ns := range o.WatchNamespaces {
+	return checkNamespaces(o.WatchNamespaces)
+}
+
+func checkNamespaces(namespaces []string) error {
+	for _, ns := range namespaces {
 		if problems := validation.IsDNS1123Label(ns); len(problems) > 0 {
 			return fmt.Errorf("--watch-namespaces: %q is no name of a namespace: %s", ns, strings.Join(problems, "; "))
 		}
