@@ -56,6 +56,10 @@ generate: ## Generate deep copies of the API types
 manifests: ## Generate definitions (with and without CEL rules) and the controller's role
 	hack/tools/generate.sh manifests
 
+.PHONY: chart
+chart: ## Generate the Helm chart's templates from config/, and the table of its values
+	hack/tools/generate.sh chart
+
 .PHONY: licenses
 licenses: ## Judge the licences of what is linked into the binaries, and write THIRD_PARTY_NOTICES
 	go -C hack/licenses run .
@@ -82,7 +86,7 @@ presubmit: verify lint test-unit ## What to run before a push
 ##@ Tests
 
 .PHONY: test
-test: test-unit test-fuzz test-integration test-faults test-e2e ## Run all tests
+test: test-unit test-fuzz test-integration test-faults test-e2e test-helm ## Run all tests
 
 .PHONY: test-unit
 test-unit: ## Run unit tests (no cluster)
@@ -105,6 +109,14 @@ test-e2e: ## Run end-to-end tests on a real node (Linux as root)
 		echo "SKIP test-e2e: a real node needs Linux and root; this is $$(uname -s) as $$(id -un)"; \
 	else \
 		hack/test/with-cluster.sh node e2e -- hack/test/e2e.sh $(GOTEST) ./test/e2e/...; \
+	fi
+
+.PHONY: test-helm
+test-helm: ## Install, upgrade and uninstall the chart on a real node (Linux as root)
+	@if [ "$$(uname -s)" != Linux ] || [ "$$(id -u)" != 0 ]; then \
+		echo "SKIP test-helm: a real node needs Linux and root; this is $$(uname -s) as $$(id -un)"; \
+	else \
+		hack/test/with-cluster.sh node helm -- hack/test/helm.sh $(GOTEST) ./test/e2e/... -run Sample; \
 	fi
 
 .PHONY: bench

@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # Writes every generated file below OUT (default: this checkout): deep copies, definitions with and without CEL rules,
-# and the controller's roles: one for all namespaces, and one for each of some.
+# and the controller's roles: one for all namespaces, and one for each of some. For chart, OUT is the chart's folder, and the rest of
+# the chart is there.
 #
-#   hack/tools/generate.sh deepcopy|manifests [OUT]
+#   hack/tools/generate.sh deepcopy|manifests|chart [OUT]
 set -euo pipefail
 
-part=${1:?usage: hack/tools/generate.sh deepcopy|manifests [OUT]}
+part=${1:?usage: hack/tools/generate.sh deepcopy|manifests|chart [OUT]}
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 out=${2:-$PWD}
+if [ "$part" = chart ]; then
+	exec go run ./hack/tools/chart "$(hack/tools/tool.sh kustomize)" "${2:-charts/opensandbox-controller}"
+fi
 gen=$(hack/tools/tool.sh controller-gen)
 
 case $part in
@@ -32,7 +36,7 @@ manifests)
 	sed 's/^kind: ClusterRole$/kind: Role/' <<<"$role" >"$namespaced/role.yaml"
 	;;
 *)
-	echo "generate.sh: unknown part $part: use deepcopy or manifests" >&2
+	echo "generate.sh: unknown part $part: use deepcopy, manifests or chart" >&2
 	exit 1
 	;;
 esac

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prints the path of a pinned tool, building it first where it is missing.
 #
-#   hack/tools/tool.sh controller-gen|kustomize|golangci-lint
+#   hack/tools/tool.sh controller-gen|kustomize|helm|golangci-lint
 #
 # Each tool is pinned by a Go module of its own in this folder, so that its dependencies stay out of the product's module
 # graph. The binary is kept in ${XDG_CACHE_HOME:-$HOME/.cache}/opensandbox/tools, keyed by the module's files and the Go
