@@ -12,6 +12,8 @@ TASK_EXECUTOR_IMG ?= opensandbox/task-executor:dev
 # IMAGE_PULL_POLICY is the Deployment's: IfNotPresent suits loaded images, Always a tag that is pushed again and again.
 IMAGE_PULL_POLICY ?= IfNotPresent
 CONTAINER_TOOL ?= docker
+# OVERLAY is the kustomization that is deployed: config/default, config/namespaced or one of your own.
+OVERLAY ?= config/default
 # CLUSTER is the kind of local cluster: node (real kubelet), kwok (simulated nodes) or kind. CLUSTER_NAME tells several apart.
 CLUSTER ?= node
 CLUSTER_NAME ?= default
@@ -202,8 +204,8 @@ uninstall: ## Delete all batches and pools, then the definitions
 .PHONY: deploy
 deploy: ## Deploy the controller IMG, and write samples with TASK_EXECUTOR_IMG to bin/deploy/samples
 	KUBECTL='$(KUBECTL)' CONTAINER_TOOL='$(CONTAINER_TOOL)' IMG='$(IMG)' TASK_EXECUTOR_IMG='$(TASK_EXECUTOR_IMG)' \
-		IMAGE_PULL_POLICY='$(IMAGE_PULL_POLICY)' hack/deploy/deploy.sh deploy
+		IMAGE_PULL_POLICY='$(IMAGE_PULL_POLICY)' OVERLAY='$(OVERLAY)' hack/deploy/deploy.sh deploy
 
 .PHONY: undeploy
 undeploy: ## Delete all batches and pools, then the controller and the definitions
-	KUBECTL='$(KUBECTL)' hack/deploy/undeploy.sh undeploy
+	KUBECTL='$(KUBECTL)' OVERLAY='$(OVERLAY)' hack/deploy/undeploy.sh undeploy

@@ -31,10 +31,10 @@ fail() {
 # is WHAT GOT WANT
 is() { [ "$2" = "$3" ] || fail "$1 is \"$2\", not \"$3\""; }
 
-# objects lists every object of the cluster but events, and what comes and goes by itself.
+# objects lists every object of the cluster but events, and what the API server warns of.
 objects() {
 	local kinds
-	kinds=$(kubectl api-resources --verbs=list -o name | grep -v -e '^events' -e '^componentstatuses$' | paste -sd,)
+	kinds=$(kubectl api-resources --verbs=list -o name | grep -v -e '^events' -e '^componentstatuses$' -e '^endpoints$' | paste -sd,)
 	kubectl get "$kinds" --all-namespaces --ignore-not-found \
 		-o 'jsonpath={range .items[*]}{.apiVersion} {.kind} {.metadata.namespace}/{.metadata.name}{"\n"}{end}' | sort
 }
@@ -117,11 +117,11 @@ begin "use it: $*"
 begin "an uninstall under a sandbox in use is refused"
 if "$helm" uninstall "$release" -n "$system" --timeout=60s >"$work/refused" 2>&1; then fail "helm uninstall succeeded: $(cat "$work/refused")"; fi
 cat "$work/refused"
-grep -q "there are 1 batchsandboxes ($users/busy) and 1 pools ($users/task-example-pool), and nothing was removed" "$work/refused" ||
+grep -q "still there: batchsandboxes $users/busy; pools $users/task-example-pool. Nothing was removed" "$work/refused" ||
 	fail "the refusal doesn't name what is in the way"
 is "the sandbox in use" "$(busy "$users")" "$before"
 "$helm" rollback "$release" -n "$system" --wait --timeout=180s || fail "helm rollback after a refused uninstall"
-"$helm" upgrade "$release" "$chart" -n "$system" --reuse-values --wait --timeout=180s || fail "helm upgrade after a refused uninstall"
+"$helm" upgrade "$release" "$chart" -n "$system" --reset-then-reuse-values --wait --timeout=180s || fail "helm upgrade after a refused uninstall"
 is "the sandbox in use" "$(busy "$users")" "$before"
 
 begin "uninstall"

@@ -119,14 +119,14 @@ func (o Options) refuse(ctx context.Context) error {
 			return err
 		}
 		if found = slices.DeleteFunc(found, beingDeleted); len(found) > 0 {
-			wanted = append(wanted, fmt.Sprintf("%d %s (%s)", len(found), plural(kind), found))
+			wanted = append(wanted, fmt.Sprintf("%s %s", plural(kind), found))
 		}
 	}
 	if len(wanted) == 0 {
 		return nil
 	}
-	return fmt.Errorf("there are %s, and nothing was removed. Delete all batchsandboxes and then all pools%s, and uninstall again: "+
-		"their finalizers need the controller", strings.Join(wanted, " and "), o.how())
+	return fmt.Errorf("still there: %s. Nothing was removed. Delete all batchsandboxes and then all pools%s, and uninstall again: "+
+		"their finalizers need the controller", strings.Join(wanted, "; "), o.how())
 }
 
 // how says which ones a user has to delete.
@@ -197,7 +197,7 @@ func untilNone(ctx context.Context, what string, remaining func(context.Context)
 	case problem != nil:
 		return fmt.Errorf("wait until there are no %s: %w", what, problem)
 	default:
-		return fmt.Errorf("%d %s are not gone in time: %s", len(left), what, left)
+		return fmt.Errorf("%s are not gone in time: %s", what, left)
 	}
 }
 
@@ -209,10 +209,11 @@ func (o objects) String() string {
 	for i := range o[:min(len(o), shown)] {
 		names = append(names, client.ObjectKeyFromObject(&o[i]).String())
 	}
-	if len(o) > shown {
-		names = append(names, "...")
+	text := strings.Join(names, ", ")
+	if more := len(o) - len(names); more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
 	}
-	return strings.Join(names, ", ")
+	return text
 }
 
 func plural(kind string) string {

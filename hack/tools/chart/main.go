@@ -131,10 +131,6 @@ func (p part) template(manifests []object) (string, error) {
 
 // manifest returns the text of one object of a template.
 func (p part) manifest(o object) (string, error) {
-	o, ok := escaped(map[string]any(o)).(map[string]any)
-	if !ok {
-		return "", errors.New("it is no object")
-	}
 	if err := addLabels(o); err != nil {
 		return "", err
 	}
@@ -147,29 +143,8 @@ func (p part) manifest(o object) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("render YAML: %w", err)
 	}
-	return fill(strings.ReplaceAll(string(text), systemNamespace, token+"namespace"))
-}
-
-// escaped returns a value in which templates of others, as those of an alert, are text for Helm.
-func escaped(value any) any {
-	switch v := value.(type) {
-	case string:
-		return strings.ReplaceAll(v, "{{", token+"braces")
-	case map[string]any:
-		of := make(map[string]any, len(v))
-		for key, value := range v {
-			of[key] = escaped(value)
-		}
-		return of
-	case []any:
-		of := make([]any, len(v))
-		for i := range v {
-			of[i] = escaped(v[i])
-		}
-		return of
-	default:
-		return v
-	}
+	// Templates of others, as those of an alert, are text for Helm.
+	return fill(strings.NewReplacer(systemNamespace, token+"namespace", "{{", token+"braces").Replace(string(text)))
 }
 
 // addLabels puts the chart's labels in the place of those that tell of kustomize.

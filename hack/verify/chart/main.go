@@ -98,7 +98,7 @@ func refusals() []refusal {
 		{"uninstall.policy=delete", "value must be one of 'Refuse', 'Delete', 'Keep'"},
 		{"watchNamespaces={Team}", "'Team' does not match pattern"},
 		{"replicas=-1", "minimum: got -1, want 0"},
-		{"podLabels.control-plane=x", "podLabels"},
+		{"podLabels.control-plane=x", "invalid propertyName 'control-plane'"},
 		{"watchNamespaces={a},metrics.serviceMonitor.enabled=true", "metrics are on loopback"},
 		{"image.tag=v1,image.digest=sha256:" + strings.Repeat("0", 64), "leave one of the two out"},
 	}
