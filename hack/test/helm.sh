@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests the chart with real helm, on the cluster that hack/test/with-cluster.sh started: an install of a former version, an upgrade
-# under sandboxes in use, the command (tests that use the controller), a refused and a granted uninstall, and a release for chosen
-# namespaces whose admin has no right elsewhere. Each time nothing is left behind.
+# under a sandbox in use, the command (tests that use the controller), an uninstall that is refused, one that keeps the sandbox for the
+# next install, one that leaves nothing behind, and a release for chosen namespaces whose admin has no right elsewhere.
 #
 #   hack/test/with-cluster.sh node helm -- hack/test/helm.sh COMMAND...
 set -euo pipefail
@@ -109,7 +109,6 @@ is "the sandbox in use" "$(busy "$users")" "$before"
 is "the number of controllers" "$(kubectl -n "$system" get deployment opensandbox-controller-manager -o 'jsonpath={.spec.replicas}')" 1
 kubectl -n "$system" get deployment opensandbox-controller-manager -o 'jsonpath={.spec.template.spec.containers[0].args}' | grep -q -e '"--concurrency=8"' ||
 	fail "the controller doesn't have --concurrency=8"
-"$helm" upgrade "$release" "$chart" -n "$system" --wait --timeout=180s "${settings[@]}" || fail "helm upgrade to the defaults"
 
 begin "use it: $*"
 "$@" || fail "$*"
@@ -121,7 +120,13 @@ grep -q "still there: batchsandboxes $users/busy; pools $users/task-example-pool
 	fail "the refusal doesn't name what is in the way"
 is "the sandbox in use" "$(busy "$users")" "$before"
 "$helm" rollback "$release" -n "$system" --wait --timeout=180s || fail "helm rollback after a refused uninstall"
-"$helm" upgrade "$release" "$chart" -n "$system" --reset-then-reuse-values --wait --timeout=180s || fail "helm upgrade after a refused uninstall"
+"$helm" upgrade "$release" "$chart" -n "$system" --reset-then-reuse-values --set uninstall.policy=Keep --wait --timeout=180s ||
+	fail "helm upgrade after a refused uninstall"
+
+begin "an uninstall that keeps the sandbox in use, and an install that takes it over"
+"$helm" uninstall "$release" -n "$system" --timeout=120s || fail "helm uninstall that keeps"
+kubectl -n "$system" wait pod -l control-plane=controller-manager --for=delete --timeout=60s
+"$helm" install "$release" "$chart" -n "$system" --wait --timeout=180s "${settings[@]}" || fail "helm install after an uninstall that kept"
 is "the sandbox in use" "$(busy "$users")" "$before"
 
 begin "uninstall"

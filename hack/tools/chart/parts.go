@@ -122,7 +122,7 @@ func monitoring(o object) error {
 			o.add("monitorLabels", "metadata", "labels"),
 			o.replace(token+"metricsScheme", "spec", "endpoints", "0", "scheme"))
 	default:
-		return fmt.Errorf("the chart has no value that turns a %s on: add it to values.yaml and here", o.kind())
+		return fmt.Errorf("the chart has no value that turns a %s on: add one to values.yaml and values.schema.json, and a part for it to parts.go", o.kind())
 	}
 }
 

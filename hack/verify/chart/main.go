@@ -13,6 +13,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -43,6 +44,11 @@ func run(args []string) (problems []string, err error) {
 		return nil, errors.New("usage: chart KUSTOMIZE HELM CHART")
 	}
 	t := tools{kustomize: args[0], helm: args[1], chart: args[2]}
+	unknown, err := unknownValues(t.chart)
+	if err != nil {
+		return nil, err
+	}
+	problems = append(problems, unknown...)
 	for _, e := range equals() {
 		found, err := t.compare(e)
 		if err != nil {
@@ -63,6 +69,37 @@ func run(args []string) (problems []string, err error) {
 		problems = append(problems, "a release in another namespace names "+systemNamespace+". fix: see hack/tools/chart")
 	}
 	return problems, nil
+}
+
+// unknownValues returns a problem for each value of the schema that values.yaml doesn't have; Helm finds those that the schema lacks.
+func unknownValues(chart string) ([]string, error) {
+	var schema, values map[string]any
+	for name, into := range map[string]any{"values.schema.json": &schema, "values.yaml": &values} {
+		text, err := os.ReadFile(filepath.Join(chart, name))
+		if err != nil {
+			return nil, fmt.Errorf("read the chart: %w", err)
+		}
+		if err := yaml.Unmarshal(text, into); err != nil {
+			return nil, fmt.Errorf("parse %s: %w", name, err)
+		}
+	}
+	return missing(schema, values, ""), nil
+}
+
+// missing returns a problem for each property below a path that has no default. Those named global are Helm's own.
+func missing(schema, values map[string]any, path string) (problems []string) {
+	properties, _ := schema["properties"].(map[string]any)
+	for _, name := range slices.Sorted(maps.Keys(properties)) {
+		value, ok := values[name]
+		if !ok && path+name != "global" {
+			problems = append(problems, fmt.Sprintf("values.schema.json knows %s%s, and values.yaml has no default for it. fix: add it there, or drop it here", path, name))
+		}
+		property, _ := properties[name].(map[string]any)
+		if within, ok := value.(map[string]any); ok {
+			problems = append(problems, missing(property, within, path+name+".")...)
+		}
+	}
+	return problems
 }
 
 // equal is a set of values under which the chart is what some kustomizations are together.
