@@ -86,6 +86,6 @@ fi
 "$kubectl" delete --ignore-not-found --timeout="$timeout" -f bin/deploy/remove.yaml
 if [ "$what" = undeploy ] && ! has Namespace; then
 	# What the controller made for itself would else stay in a namespace that stays. It ends first, or it makes them anew.
-	"$kubectl" -n "$system" wait pod -l control-plane=controller-manager --for=delete --timeout=60s
+	"$kubectl" -n "$system" wait pod -l control-plane=controller-manager,app.kubernetes.io/name=opensandbox-controller --for=delete --timeout=60s
 	"$kubectl" -n "$system" delete --ignore-not-found lease/2fa1c467.opensandbox.io secret/opensandbox-controller-root
 fi

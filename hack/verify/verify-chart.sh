@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Promise: the chart's templates and its table of values are what `make chart` writes now; helm finds nothing wrong with it; it makes the
-# objects that kustomize makes of config/, and refuses values that it doesn't know.
+# objects that kustomize makes of config/, every value does something, and those that it doesn't know are refused.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 chart=charts/opensandbox-controller

@@ -98,7 +98,9 @@ func After(ctx context.Context, o Options) error {
 	defer cancel()
 	o.WatchNamespaces = []string{o.Namespace}
 	controllers := func(ctx context.Context) (objects, error) {
-		return o.list(ctx, corev1.SchemeGroupVersion.WithKind("Pod"), client.MatchingLabels{"control-plane": "controller-manager"})
+		// The first label alone is that of many other controllers.
+		return o.list(ctx, corev1.SchemeGroupVersion.WithKind("Pod"),
+			client.MatchingLabels{"control-plane": "controller-manager", "app.kubernetes.io/name": "opensandbox-controller"})
 	}
 	if err := untilNone(ctx, "controllers", controllers); err != nil { // one that still runs may make its Lease anew
 		return err

@@ -99,11 +99,15 @@ func TestWhatAControllerMadeForItselfGoesOnceItHasEnded(t *testing.T) {
 	s.create(&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.LeaderElectionID}})
 	s.create(&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "of-others"}})
 	s.create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.RootSecretName}})
-	controller := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: "controller", Labels: map[string]string{"control-plane": "controller-manager"}},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "manager", Image: "controller"}}},
+	pod := func(name, app string) *corev1.Pod {
+		return &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"control-plane": "controller-manager", "app.kubernetes.io/name": app}},
+			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "manager", Image: "controller"}}},
+		}
 	}
+	controller := pod("controller", "opensandbox-controller")
 	s.create(controller)
+	s.create(pod("another", "another-controller"))
 	there := func(name string, obj client.Object) bool {
 		err := s.client.Get(s.ctx, client.ObjectKey{Namespace: s.name, Name: name}, obj)
 		if err != nil && !apierrors.IsNotFound(err) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command chart checks that Helm makes of the chart the objects that kustomize makes of config/, whatever part of them the values
-// turn on, and that values which make no sense are refused in words that help.
+// turn on; that every value does something; and that values which make no sense are refused in words that help.
 //
 //	go run ./hack/verify/chart KUSTOMIZE HELM CHART
 package main
@@ -48,7 +48,11 @@ func run(args []string) (problems []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	problems = append(problems, unknown...)
+	silent, err := t.checkValues()
+	if err != nil {
+		return nil, err
+	}
+	problems = append(unknown, silent...)
 	for _, e := range equals() {
 		found, err := t.compare(e)
 		if err != nil {
