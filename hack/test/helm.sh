@@ -46,11 +46,13 @@ nothing_left() {
 		sleep 1
 	done
 }
-# busy prints what must not change while a sandbox is in use: its pod, the starts of its containers, its task.
+# busy prints what must not change while a sandbox is in use: its pod, its containers, and that its task runs and was begun once.
 busy() {
-	kubectl -n "$1" get pods -l batch-sandbox.sandbox.opensandbox.io/name=busy \
-		-o 'jsonpath={range .items[*]}{.metadata.uid} {.status.containerStatuses[*].containerID}{"\n"}{end}'
-	kubectl -n "$1" get batchsandbox busy -o 'jsonpath={.status.taskRunning} running, {.status.taskFailed} failed, tries {.status.taskTries}{"\n"}'
+	local pod
+	kubectl -n "$1" wait batchsandbox/busy --for=jsonpath='{.status.taskRunning}'=1 --timeout=60s # a new leader asks the executor first
+	pod=$(kubectl -n "$1" get pods -l batch-sandbox.sandbox.opensandbox.io/name=busy -o name)
+	kubectl -n "$1" get "$pod" -o 'jsonpath={.metadata.uid} {.status.containerStatuses[*].containerID}{"\n"}'
+	kubectl -n "$1" exec "$pod" -c sandbox-container -- cat /tmp/begun
 }
 # use makes a pool in a namespace, and a batch whose task runs in a sandbox of it.
 use() {
@@ -65,9 +67,8 @@ use() {
 		  taskTemplate:
 		    spec:
 		      process:
-		        command: ["sleep", "1000"]
+		        command: ["sh", "-c", "echo begun >> /tmp/begun; exec sleep 1000"]
 	END
-	kubectl -n "$1" wait batchsandbox/busy --for=jsonpath='{.status.taskRunning}'=1 --timeout=90s
 	kubectl -n "$1" wait pod -l batch-sandbox.sandbox.opensandbox.io/name=busy --for=create --timeout=90s # labels come after delivery
 }
 field_of_definition() {
@@ -101,6 +102,7 @@ awk '/^ *ttlSecondsAfterFinished:$/ {skip = match($0, /[^ ]/); next} skip && mat
 is "the field's type in the former definition" "$(field_of_definition)" ""
 use "$users"
 before=$(busy "$users")
+is "the number of times that the task was begun" "$(grep -c '^begun$' <<<"$before")" 1
 
 begin "upgrade, with other values"
 "$helm" upgrade "$release" "$chart" -n "$system" --wait --timeout=180s "${settings[@]}" --set replicas=1,concurrency=8,logLevel=1 || fail "helm upgrade"
@@ -150,7 +152,7 @@ tenant=(--kube-as-user=tenant -n "$system")
 kubectl -n "$users-other" apply -f config/samples/basic-batch.yaml
 use "$users"
 is "the status of a batch in another namespace" "$(kubectl -n "$users-other" get batchsandboxes -o 'jsonpath={.items[*].status}')" ""
-# With sandboxes in use, which this release deletes.
+busy "$users" # a sandbox in use, which this release deletes
 "$helm" uninstall "$release" "${tenant[@]}" --timeout=120s || fail "helm uninstall for chosen namespaces"
 kubectl -n "$users-other" get batchsandbox basic-batch-sandbox -o name || fail "the uninstall of one namespace took a batch of another one"
 kubectl -n "$users-other" delete -f config/samples/basic-batch.yaml
