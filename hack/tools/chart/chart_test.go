@@ -67,7 +67,7 @@ func TestAChangedManifestIsAnErrorAndNoSilentLoss(t *testing.T) {
 		"a scalar is no map":         {func(o object) error { return o.add("x", "spec", "replicas") }, "spec.replicas is no map"},
 		"a token stands for nothing": {func(o object) error { return o.replace(token+"nothing", "spec", "replicas") }, "nothing stands for nothing"},
 		"a block stands for nothing": {func(o object) error { return o.add("nothing", "spec") }, "nothing stands for nothing"},
-		"an argument is gone":        {func(o object) error { return replaceIn(o, "args", "--a", "--b") }, "args has no --a any more"},
+		"an argument is gone":        {func(o object) error { return replaceArgument(o, "--a", "--b", "c") }, "args has no --a any more"},
 		"a kind without a value":     {monitoring, "turns a Alert on"},
 	} {
 		t.Run(name, func(t *testing.T) {

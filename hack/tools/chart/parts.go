@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // account is the name of the controller's ServiceAccount, in a place where it is not the name of something else.
@@ -148,28 +149,20 @@ func deployment(o object) error {
 		return err
 	}
 	c[token+"container"] = ""
-	return errors.Join(replaceIn(c, "args", "--metrics-bind-address=:8443", "--metrics-bind-address="+token+"metricsAddress"), addTo(c, "args", token+"arguments"),
+	return errors.Join(
+		replaceArgument(c, "--metrics-bind-address=:8443", "--metrics-bind-address="+token+"metricsAddress", token+"arguments"),
 		replacePort(c))
 }
 
-// replaceIn replaces one entry of a list.
-func replaceIn(parent map[string]any, list, entry, with string) error {
-	entries, _ := parent[list].([]any)
-	for i := range entries {
-		if entries[i] == entry {
-			entries[i] = with
-			return nil
-		}
+// replaceArgument replaces one argument of a container, and puts a block of further ones after all of them.
+func replaceArgument(container map[string]any, argument, with, further string) error {
+	arguments, _ := container["args"].([]any)
+	i := slices.Index(arguments, any(argument))
+	if i < 0 {
+		return fmt.Errorf("args has no %s any more", argument)
 	}
-	return fmt.Errorf("%s has no %s any more", list, entry)
-}
-
-func addTo(parent map[string]any, list, entry string) error {
-	entries, ok := parent[list].([]any)
-	if !ok {
-		return fmt.Errorf("there is no %s any more", list)
-	}
-	parent[list] = append(entries, entry)
+	arguments[i] = with
+	container["args"] = append(arguments, further)
 	return nil
 }
 
