@@ -38,9 +38,9 @@ objects() {
 	kubectl get "$kinds" --all-namespaces --ignore-not-found \
 		-o 'jsonpath={range .items[*]}{.apiVersion} {.kind} {.metadata.namespace}/{.metadata.name}{"\n"}{end}' | sort
 }
-# nothing_left compares with the objects that there were before; what is on its way out gets a minute.
+# nothing_left compares with the objects that there were before; what is on its way out gets two minutes.
 nothing_left() {
-	local deadline=$((SECONDS + 60))
+	local deadline=$((SECONDS + 120))
 	until objects >"$work/after" && diff "$work/before" "$work/after" >"$work/left"; do
 		[ $SECONDS -lt $deadline ] || fail "$1 left behind (>), or took with it (<): $(cat "$work/left")"
 		sleep 1
@@ -49,7 +49,7 @@ nothing_left() {
 # busy prints what must not change while a sandbox is in use: its pod, its containers, and that its task runs and was begun once.
 busy() {
 	local pod
-	kubectl -n "$1" wait batchsandbox/busy --for=jsonpath='{.status.taskRunning}'=1 --timeout=60s # a new leader asks the executor first
+	kubectl -n "$1" wait batchsandbox/busy --for=jsonpath='{.status.taskRunning}'=1 --timeout=120s # a new leader asks the executor first
 	pod=$(kubectl -n "$1" get pods -l batch-sandbox.sandbox.opensandbox.io/name=busy -o name)
 	kubectl -n "$1" get "$pod" -o 'jsonpath={.metadata.uid} {.status.containerStatuses[*].containerID}{"\n"}'
 	kubectl -n "$1" exec "$pod" -c sandbox-container -- cat /tmp/begun
@@ -116,7 +116,7 @@ begin "use it: $*"
 "$@" || fail "$*"
 
 begin "an uninstall under a sandbox in use is refused"
-if "$helm" uninstall "$release" -n "$system" --timeout=60s >"$work/refused" 2>&1; then fail "helm uninstall succeeded: $(cat "$work/refused")"; fi
+if "$helm" uninstall "$release" -n "$system" --timeout=180s >"$work/refused" 2>&1; then fail "helm uninstall succeeded: $(cat "$work/refused")"; fi
 cat "$work/refused"
 grep -q "still there: batchsandboxes $users/busy; pools $users/task-example-pool. Nothing was removed" "$work/refused" ||
 	fail "the refusal doesn't name what is in the way"
@@ -126,15 +126,15 @@ is "the sandbox in use" "$(busy "$users")" "$before"
 	fail "helm upgrade after a refused uninstall"
 
 begin "an uninstall that keeps the sandbox in use, and an install that takes it over"
-"$helm" uninstall "$release" -n "$system" --timeout=120s || fail "helm uninstall that keeps"
-kubectl -n "$system" wait pod -l control-plane=controller-manager --for=delete --timeout=60s
+"$helm" uninstall "$release" -n "$system" --timeout=300s || fail "helm uninstall that keeps"
+kubectl -n "$system" wait pod -l control-plane=controller-manager --for=delete --timeout=120s
 "$helm" install "$release" "$chart" -n "$system" --wait --timeout=180s "${settings[@]}" || fail "helm install after an uninstall that kept"
 is "the sandbox in use" "$(busy "$users")" "$before"
 
 begin "uninstall"
-kubectl -n "$users" delete batchsandboxes --all --timeout=60s
-kubectl -n "$users" delete pools --all --timeout=60s
-"$helm" uninstall "$release" -n "$system" --timeout=120s || fail "helm uninstall"
+kubectl -n "$users" delete batchsandboxes --all --timeout=120s
+kubectl -n "$users" delete pools --all --timeout=120s
+"$helm" uninstall "$release" -n "$system" --timeout=300s || fail "helm uninstall"
 nothing_left "helm uninstall"
 
 begin "a release for chosen namespaces, by an admin of these alone"
@@ -153,7 +153,7 @@ kubectl -n "$users-other" apply -f config/samples/basic-batch.yaml
 use "$users"
 is "the status of a batch in another namespace" "$(kubectl -n "$users-other" get batchsandboxes -o 'jsonpath={.items[*].status}')" ""
 busy "$users" # a sandbox in use, which this release deletes
-"$helm" uninstall "$release" "${tenant[@]}" --timeout=120s || fail "helm uninstall for chosen namespaces"
+"$helm" uninstall "$release" "${tenant[@]}" --timeout=300s || fail "helm uninstall for chosen namespaces"
 kubectl -n "$users-other" get batchsandbox basic-batch-sandbox -o name || fail "the uninstall of one namespace took a batch of another one"
 kubectl -n "$users-other" delete -f config/samples/basic-batch.yaml
 nothing_left "helm uninstall for chosen namespaces"
