@@ -12,6 +12,8 @@ TASK_EXECUTOR_IMG ?= opensandbox/task-executor:dev
 # IMAGE_PULL_POLICY is the Deployment's: IfNotPresent suits loaded images, Always a tag that is pushed again and again.
 IMAGE_PULL_POLICY ?= IfNotPresent
 CONTAINER_TOOL ?= docker
+# OVERLAY is the kustomization that is deployed: config/default, config/namespaced or one of your own.
+OVERLAY ?= config/default
 # CLUSTER is the kind of local cluster: node (real kubelet), kwok (simulated nodes) or kind. CLUSTER_NAME tells several apart.
 CLUSTER ?= node
 CLUSTER_NAME ?= default
@@ -57,6 +59,10 @@ generate: ## Generate deep copies of the API types, and the clients in pkg/clien
 manifests: ## Generate definitions (with and without CEL rules), docs/reference.md and the controller's role
 	hack/tools/generate.sh manifests
 
+.PHONY: chart
+chart: ## Generate the Helm chart's templates from config/, and the table of its values
+	hack/tools/generate.sh chart
+
 .PHONY: licenses
 licenses: ## Judge the licences of what is linked into the binaries, and write THIRD_PARTY_NOTICES
 	go -C hack/licenses run .
@@ -83,7 +89,7 @@ presubmit: verify lint test-unit ## What to run before a push
 ##@ Tests
 
 .PHONY: test
-test: test-unit test-rules test-fuzz test-integration test-faults test-e2e ## Run all tests
+test: test-unit test-rules test-fuzz test-integration test-faults test-e2e test-helm ## Run all tests
 
 .PHONY: test-unit
 test-unit: ## Run unit tests (no cluster)
@@ -110,6 +116,14 @@ test-e2e: ## Run end-to-end tests on a real node (Linux as root)
 		echo "SKIP test-e2e: a real node needs Linux and root; this is $$(uname -s) as $$(id -un)"; \
 	else \
 		hack/test/with-cluster.sh node e2e -- hack/test/e2e.sh $(GOTEST) ./test/e2e/...; \
+	fi
+
+.PHONY: test-helm
+test-helm: ## Install, upgrade and uninstall the chart on a real node (Linux as root)
+	@if [ "$$(uname -s)" != Linux ] || [ "$$(id -u)" != 0 ]; then \
+		echo "SKIP test-helm: a real node needs Linux and root; this is $$(uname -s) as $$(id -un)"; \
+	else \
+		hack/test/with-cluster.sh node helm -- hack/test/helm.sh $(GOTEST) ./test/e2e/... -run Sample; \
 	fi
 
 .PHONY: bench
@@ -199,8 +213,8 @@ uninstall: ## Delete all batches and pools, then the definitions
 .PHONY: deploy
 deploy: ## Deploy the controller IMG, and write samples with TASK_EXECUTOR_IMG to bin/deploy/samples
 	KUBECTL='$(KUBECTL)' CONTAINER_TOOL='$(CONTAINER_TOOL)' IMG='$(IMG)' TASK_EXECUTOR_IMG='$(TASK_EXECUTOR_IMG)' \
-		IMAGE_PULL_POLICY='$(IMAGE_PULL_POLICY)' hack/deploy/deploy.sh deploy
+		IMAGE_PULL_POLICY='$(IMAGE_PULL_POLICY)' OVERLAY='$(OVERLAY)' hack/deploy/deploy.sh deploy
 
 .PHONY: undeploy
 undeploy: ## Delete all batches and pools, then the controller and the definitions
-	KUBECTL='$(KUBECTL)' hack/deploy/undeploy.sh undeploy
+	KUBECTL='$(KUBECTL)' OVERLAY='$(OVERLAY)' hack/deploy/undeploy.sh undeploy

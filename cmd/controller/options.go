@@ -96,12 +96,18 @@ func parse(args []string, out io.Writer) (Options, error) {
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
-	for ns := range strings.SplitSeq(namespaces, ",") {
-		if ns = strings.TrimSpace(ns); ns != "" && !slices.Contains(o.WatchNamespaces, ns) {
-			o.WatchNamespaces = append(o.WatchNamespaces, ns)
+	o.WatchNamespaces = splitNamespaces(namespaces)
+	return o, o.check(flags.Args())
+}
+
+// splitNamespaces returns each of the comma-separated names once.
+func splitNamespaces(list string) (namespaces []string) {
+	for ns := range strings.SplitSeq(list, ",") {
+		if ns = strings.TrimSpace(ns); ns != "" && !slices.Contains(namespaces, ns) {
+			namespaces = append(namespaces, ns)
 		}
 	}
-	return o, o.check(flags.Args())
+	return namespaces
 }
 
 // tracing says where traces go.
@@ -127,7 +133,11 @@ func (o Options) check(rest []string) error {
 	if err := o.tracing().Check(); err != nil {
 		return fmt.Errorf("--tracing-endpoint, --tracing-sampling-rate-per-million: %w", err)
 	}
-	for _, ns := range o.WatchNamespaces {
+	return checkNamespaces(o.WatchNamespaces)
+}
+
+func checkNamespaces(namespaces []string) error {
+	for _, ns := range namespaces {
 		if problems := validation.IsDNS1123Label(ns); len(problems) > 0 {
 			return fmt.Errorf("--watch-namespaces: %q is no name of a namespace: %s", ns, strings.Join(problems, "; "))
 		}

@@ -3,13 +3,32 @@
 #
 #   hack/deploy/deploy.sh install|deploy
 #
-# Environment: KUBECTL, and for deploy IMG, TASK_EXECUTOR_IMG, IMAGE_PULL_POLICY, CONTAINER_TOOL. The manifests that were
-# applied stay in bin/deploy, with the samples in which the executor's image is TASK_EXECUTOR_IMG.
+# Environment: KUBECTL, and for deploy IMG, TASK_EXECUTOR_IMG, IMAGE_PULL_POLICY, CONTAINER_TOOL and OVERLAY, the kustomization that is
+# deployed (default config/default). One without definitions, as config/namespaced, needs them to be installed before. The manifests
+# that were applied stay in bin/deploy, with the samples in which the executor's image is TASK_EXECUTOR_IMG.
 set -euo pipefail
 
 what=${1:?usage: hack/deploy/deploy.sh install|deploy}
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 kubectl=${KUBECTL:-kubectl}
+overlay=${OVERLAY:-config/default}
+
+# wanted NAME EXAMPLE ends it where a variable is empty, before anything is changed.
+wanted() {
+	if [ -z "${!1:-}" ]; then
+		echo "$1 is empty: say which one, as in make $what $1=$2" >&2
+		exit 1
+	fi
+}
+if [ "$what" = deploy ]; then
+	wanted IMG registry.example.com/opensandbox/controller:v0.1.0
+	wanted TASK_EXECUTOR_IMG registry.example.com/opensandbox/task-executor:v0.1.0
+	wanted IMAGE_PULL_POLICY IfNotPresent
+	if [ ! -f "$overlay/kustomization.yaml" ]; then
+		echo "OVERLAY=$overlay has no kustomization.yaml: name a folder that has, as config/default or config/namespaced" >&2
+		exit 1
+	fi
+fi
 kustomize=$(hack/tools/tool.sh kustomize)
 
 apply() {
@@ -41,10 +60,12 @@ definitions() {
 }
 
 mkdir -p bin/deploy
-crds=$(definitions)
-"$kustomize" build "config/$crds" >bin/deploy/crds.yaml
-apply bin/deploy/crds.yaml
-"$kubectl" wait --for=condition=Established --timeout=60s -f bin/deploy/crds.yaml >/dev/null
+if [ "$what" = install ] || "$kustomize" build "$overlay" | grep '^kind: CustomResourceDefinition$' >/dev/null; then
+	crds=$(definitions)
+	"$kustomize" build "config/$crds" >bin/deploy/crds.yaml
+	apply bin/deploy/crds.yaml
+	"$kubectl" wait --for=condition=Established --timeout=60s -f bin/deploy/crds.yaml >/dev/null
+fi
 if [ "$what" = install ]; then
 	exit
 fi
@@ -60,13 +81,20 @@ cat >bin/deploy/kustomization.yaml <<END
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources:
-- ../../config/rbac
-- ../../config/manager
+- $(realpath --relative-to=bin/deploy "$overlay")
 images:
 - name: opensandbox/controller
   newName: $name
   $version
 patches:
+- target:
+    kind: CustomResourceDefinition
+  patch: |
+    \$patch: delete
+    apiVersion: apiextensions.k8s.io/v1
+    kind: CustomResourceDefinition
+    metadata:
+      name: any
 - target:
     kind: Deployment
     name: opensandbox-controller-manager
@@ -79,6 +107,7 @@ patches:
       value: $IMAGE_PULL_POLICY
 END
 "$kustomize" build bin/deploy >bin/deploy/controller.yaml
+system=$(sed -n '/^kind: Deployment$/,/^spec:$/s/^  namespace: //p' bin/deploy/controller.yaml)
 apply bin/deploy/controller.yaml
 
 mkdir -p bin/deploy/samples
@@ -86,4 +115,4 @@ for sample in config/samples/*.yaml; do
 	sed "s|image: opensandbox/task-executor:dev|image: $TASK_EXECUTOR_IMG|" "$sample" >"bin/deploy/samples/${sample##*/}"
 done
 echo "deployed $IMG; samples that use $TASK_EXECUTOR_IMG are in bin/deploy/samples"
-echo "watch it start: $kubectl -n opensandbox-system rollout status deployment/opensandbox-controller-manager"
+echo "watch it start: $kubectl -n $system rollout status deployment/opensandbox-controller-manager"

@@ -62,3 +62,25 @@ left=$(
 [ -z "$left" ] || fail "make undeploy left behind: $left"
 kubectl delete namespace "$namespace" --timeout=120s
 echo "e2e.sh: undeploying left nothing behind"
+
+echo "=== deploy and undeploy for some namespaces"
+make --no-print-directory install KUBECTL=kubectl
+for namespace in opensandbox-system team-a team-b; do
+	kubectl create namespace "$namespace"
+done
+kubectl label namespace opensandbox-system pod-security.kubernetes.io/enforce=restricted
+make --no-print-directory deploy OVERLAY=config/namespaced KUBECTL=kubectl IMG="${by_digest:-opensandbox/controller:dev}"
+kubectl -n opensandbox-system rollout status deployment/opensandbox-controller-manager --timeout=180s
+kubectl -n team-a wait serviceaccount/default --for=create --timeout=30s
+kubectl -n team-a apply -f config/samples/basic-batch.yaml
+kubectl -n team-a wait batchsandbox --all --for=condition=Ready --timeout=120s
+make --no-print-directory undeploy OVERLAY=config/namespaced KUBECTL=kubectl || fail "make undeploy OVERLAY=config/namespaced"
+left=$(
+	for namespace in opensandbox-system team-a team-b; do
+		kubectl -n "$namespace" get deployments,pods,roles,rolebindings,leases,secrets,poddisruptionbudgets,batchsandboxes -o name
+	done
+)
+[ -z "$left" ] || fail "make undeploy OVERLAY=config/namespaced left behind: $left"
+kubectl get crd batchsandboxes.sandbox.opensandbox.io pools.sandbox.opensandbox.io -o name || fail "make undeploy OVERLAY=config/namespaced took the definitions of others"
+make --no-print-directory uninstall KUBECTL=kubectl || fail "make uninstall"
+kubectl delete namespace opensandbox-system team-a team-b --timeout=120s

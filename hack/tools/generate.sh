@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # Writes every generated file below OUT (default: this checkout): deep copies, clients, definitions with and without CEL
-# rules, the reference of the API, and the controller's roles: one for all namespaces, and one for each of some.
+# rules, the reference of the API, and the controller's roles: one for all namespaces, and one for each of some. For chart, OUT is the
+# chart's folder, and the rest of the chart is there.
 #
-#   hack/tools/generate.sh deepcopy|clients|manifests [OUT]
+#   hack/tools/generate.sh deepcopy|clients|manifests|chart [OUT]
 set -euo pipefail
 
-part=${1:?usage: hack/tools/generate.sh deepcopy|clients|manifests [OUT]}
+part=${1:?usage: hack/tools/generate.sh deepcopy|clients|manifests|chart [OUT]}
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 out=${2:-$PWD}
+if [ "$part" = chart ]; then
+	exec go run ./hack/tools/chart "$(hack/tools/tool.sh kustomize)" "${2:-charts/opensandbox-controller}"
+fi
 header=hack/tools/boilerplate.go.txt
 
 case $part in
@@ -48,7 +52,7 @@ manifests)
 	sed 's/^kind: ClusterRole$/kind: Role/' <<<"$role" >"$namespaced/role.yaml"
 	;;
 *)
-	echo "generate.sh: unknown part $part: use deepcopy, clients or manifests" >&2
+	echo "generate.sh: unknown part $part: use deepcopy, clients, manifests or chart" >&2
 	exit 1
 	;;
 esac
