@@ -6,8 +6,11 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	"opensandbox.io/controller/internal/kubectl/audit"
 	"opensandbox.io/controller/internal/kubectl/cluster"
 	"opensandbox.io/controller/internal/kubectl/explain"
+	"opensandbox.io/controller/internal/kubectl/overview"
+	"opensandbox.io/controller/internal/kubectl/queue"
 )
 
 // builder makes one subcommand. Every package of a subcommand has one: NewCommand, or several with more in their names.
@@ -24,7 +27,11 @@ func groups() []group {
 	return []group{
 		{"Commands that run:", []builder{}},
 		{"Commands that show:", []builder{
+			overview.NewGet,
+			overview.NewTop,
+			queue.NewCommand,
 			explain.NewCommand,
+			audit.NewCommand,
 		}},
 		{"Commands that change:", []builder{}},
 	}
