@@ -154,12 +154,10 @@ func (r Result) print(out io.Writer) error {
 	}
 	verdict := "nothing is wrong"
 	if n := len(r.Findings); n > 0 {
-		verdict = fmt.Sprintf("%d findings", n)
-		if n == 1 {
-			verdict = "1 finding"
-		}
+		verdict = plural(n, "finding")
 	}
-	fmt.Fprintf(&b, "Looked at %d batches, %d pools and %d pods, of which %d are held: %s.\n", r.Batches, r.Pools, r.Pods, r.Holds, verdict)
+	fmt.Fprintf(&b, "Looked at %s, %s and %s; batches hold %d: %s.\n",
+		plural(r.Batches, "batch"), plural(r.Pools, "pool"), plural(r.Pods, "pod"), r.Holds, verdict)
 	_, err := io.WriteString(out, b.String())
 	return err
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"opensandbox.io/controller/api/v1alpha1"
@@ -48,6 +49,9 @@ const (
 	// AbovePoolMax: a pool has more pods than it may.
 	AbovePoolMax Kind = "AbovePoolMax"
 
+	// WrongEndpoint: the address that a batch tells at an index is not that of its pod.
+	WrongEndpoint Kind = "WrongEndpoint"
+
 	// WrongCount: a status counts other pods than there are.
 	WrongCount Kind = "WrongCount"
 )
@@ -66,11 +70,14 @@ type Finding struct {
 
 	// Commands mend it, or help to.
 	Commands []string `json:"commands,omitempty"`
+
+	// version is the resourceVersion of an object whose status is wrong: one that was written since is not the same finding.
+	version string
 }
 
 // identity is what stays the same when one looks again.
 func (f Finding) identity() string {
-	return strings.Join([]string{string(f.Kind), f.Namespace, f.Object, f.Sentence}, "\x00")
+	return strings.Join([]string{string(f.Kind), f.Namespace, f.Object, f.Sentence, f.version}, "\x00")
 }
 
 // World is what was read of one or of all namespaces.
@@ -115,6 +122,7 @@ type judge struct {
 
 	findings  []Finding
 	unlabeled map[name]int // by batch
+	lost      []string     // notes about pods that were lost and are waited for
 }
 
 // Judge compares what batches name with the pods that are there. It is strict: in a world that moves, a look at pods and batches
@@ -210,6 +218,7 @@ func (j *judge) takeBatch(sb *v1alpha1.BatchSandbox) int {
 //	| named by        | the pod                         | finding                                        |
 //	| more than once  | -                               | DoublyHeld                                     |
 //	| one going batch | not there, or going             | none: that is how it is given back             |
+//	| one that waits  | not there                       | none, but a note: it waits for another         |
 //	| one batch       | not there, or going for long    | MissingPod                                     |
 //	| one batch       | of another pool, or of none     | ForeignPod                                     |
 //	| one batch       | labels of another batch, index  | WrongLabel                                     |
@@ -244,6 +253,8 @@ func (j *judge) judgeHold(key name, h hold) {
 	}
 	mend := remedy{"the controller replaces it; if it doesn't, look whether it runs", []string{"kubectl sandbox -n " + sb.Namespace + " explain " + sb.Name}}
 	switch {
+	case pod == nil && meta.IsStatusConditionFalse(sb.Status.Conditions, v1alpha1.ConditionAllocated):
+		j.lost = append(j.lost, fmt.Sprintf("%s lost pod %s and waits for another", batch, key.name))
 	case pod == nil:
 		j.find(MissingPod, key.namespace, "batchsandbox/"+sb.Name, fmt.Sprintf("%s names pod %s, which is not there", batch, key.name), mend)
 	case j.goingForLong(pod):
@@ -348,27 +359,23 @@ func (j *judge) judgePools() {
 	}
 }
 
-// judgeCounts compares status.replicas of batches with a pool, and status.allocated of pools, with what is named. Where
-// the controller has not looked at an object since it was edited nothing is said.
+// judgeCounts compares what the statuses and endpoints tell with what is named. Where the controller has not looked at an object
+// since it was edited nothing is said.
 func (j *judge) judgeCounts() {
 	held := map[name]int{}
-	for key, holds := range j.holds {
+	for key := range j.holds {
 		if pod := j.pods[key]; pod != nil {
 			held[name{key.namespace, pod.Labels[v1alpha1.PoolNameLabel]}]++
 		}
-		_ = holds
 	}
 	for key, sb := range j.batches {
 		if sb.Spec.PoolRef == "" || sb.DeletionTimestamp != nil || sb.Status.ObservedGeneration != sb.Generation || j.unread[key.namespace] {
 			continue
 		}
-		if named := j.namedBy(sb); named != int(sb.Status.Replicas) {
-			j.find(WrongCount, key.namespace, "batchsandbox/"+key.name,
-				fmt.Sprintf("batch %s counts %d pods in status.replicas, and holds %d that are there", key.name, sb.Status.Replicas, named), behind(key, key.name))
-		}
-		if !endpointsFit(sb) {
-			j.find(WrongCount, key.namespace, "batchsandbox/"+key.name,
-				fmt.Sprintf("batch %s has another number of endpoints than of pods", key.name), behind(key, key.name))
+		j.judgeEndpoints(sb)
+		least, most := j.served(sb)
+		if n := int(sb.Status.Replicas); n < least || n > most {
+			j.miscount(sb, "batchsandbox/"+key.name, fmt.Sprintf("batch %s counts %d pods in status.replicas, and holds %s", key.name, n, between(least, most)))
 		}
 	}
 	for key, pool := range j.pools {
@@ -376,46 +383,75 @@ func (j *judge) judgeCounts() {
 			continue
 		}
 		if n := held[key]; n != int(pool.Status.Allocated) {
-			j.find(WrongCount, key.namespace, "pool/"+key.name,
-				fmt.Sprintf("Pool %s counts %d held pods in status.allocated, and batches hold %d", key.name, pool.Status.Allocated, n), behind(key, "pool/"+key.name))
+			j.miscount(pool, "pool/"+key.name, fmt.Sprintf("Pool %s counts %d held pods in status.allocated, and batches hold %d", key.name, pool.Status.Allocated, n))
 		}
 	}
 }
 
-func behind(key name, what string) remedy {
-	return remedy{"the controller is behind, or doesn't run", []string{"kubectl sandbox -n " + key.namespace + " explain " + what}}
+func between(least, most int) string {
+	if least == most {
+		return fmt.Sprint(most)
+	}
+	return fmt.Sprintf("%d to %d", least, most)
 }
 
-// namedBy is the number of pods that a batch names and that serve: what is lost or going isn't counted by the controller either.
-func (j *judge) namedBy(sb *v1alpha1.BatchSandbox) int {
+// miscount notes a status that is wrong.
+func (j *judge) miscount(o metav1.Object, object, sentence string) {
+	j.find(WrongCount, o.GetNamespace(), object, sentence, remedy{
+		"the controller is behind, or doesn't run", []string{"kubectl sandbox -n " + o.GetNamespace() + " explain " + strings.TrimPrefix(object, "batchsandbox/")},
+	})
+	j.findings[len(j.findings)-1].version = o.GetResourceVersion()
+}
+
+// served is how many of the pods that a batch names serve it: least those that are Ready and not being recycled, most also
+// those that are there and have not ended. The controller knows more about the others: their nodes.
+func (j *judge) served(sb *v1alpha1.BatchSandbox) (least, most int) {
 	pods, _ := cluster.AllocatedPods(sb) // what can't be read was found before
-	n := 0
 	for _, pod := range pods {
 		p := j.pods[name{sb.Namespace, pod}]
-		if p != nil && p.DeletionTimestamp == nil && !podutil.HasEnded(p) {
-			n++
+		if p == nil || p.DeletionTimestamp != nil || podutil.HasEnded(p) {
+			continue
+		}
+		most++
+		if _, marked := p.Annotations[v1alpha1.RecyclingAnnotation]; podutil.IsReady(p) && !marked {
+			least++
 		}
 	}
-	return n
+	return least, most
 }
 
-// endpointsFit says whether the list of endpoints has an address wherever the list of pods has a pod, and nowhere else.
-func endpointsFit(sb *v1alpha1.BatchSandbox) bool {
+// judgeEndpoints looks whether the address at each index is that of the pod there. A lost pod has none.
+//
+//	| pod at the index          | its address       | finding       |
+//	| none, going, or not Ready | none, or its own  | none          |
+//	| Ready                     | its own           | none          |
+//	| Ready                     | none              | WrongEndpoint |
+//	| there                     | another           | WrongEndpoint |
+func (j *judge) judgeEndpoints(sb *v1alpha1.BatchSandbox) {
 	pods, _ := cluster.AllocatedPods(sb) // what can't be read was found before
 	var ips []string
 	value, ok := sb.Annotations[v1alpha1.EndpointsAnnotation]
 	if ok && json.Unmarshal([]byte(value), &ips) != nil {
-		return false
+		j.wrongEndpoint(sb, fmt.Sprintf("batch %s has endpoints that can't be read", sb.Name))
+		return
 	}
-	count := func(list []string) (n int) {
-		for _, s := range list {
-			if s != "" {
-				n++
-			}
+	for i, pod := range pods {
+		p, ip := j.pods[name{sb.Namespace, pod}], ""
+		if i < len(ips) {
+			ip = ips[i]
 		}
-		return n
+		if p == nil || p.DeletionTimestamp != nil || ip == p.Status.PodIP || ip == "" && !podutil.IsReady(p) {
+			continue
+		}
+		j.wrongEndpoint(sb, fmt.Sprintf("batch %s tells the address %q at index %d, and pod %s has %q", sb.Name, ip, i, pod, p.Status.PodIP))
 	}
-	return count(ips) == count(pods)
+}
+
+func (j *judge) wrongEndpoint(sb *v1alpha1.BatchSandbox, sentence string) {
+	j.find(WrongEndpoint, sb.Namespace, "batchsandbox/"+sb.Name, sentence, remedy{
+		"the controller writes it anew when it looks at the batch; if it doesn't, look whether it runs",
+		[]string{"kubectl sandbox -n " + sb.Namespace + " explain " + sb.Name},
+	})
 }
 
 // notes are what comes right by itself.
@@ -425,8 +461,21 @@ func (j *judge) notes() []string {
 		pods += n
 		batches++
 	}
+	slices.Sort(j.lost)
 	if pods == 0 {
-		return nil
+		return j.lost
 	}
-	return []string{fmt.Sprintf("%d pods of %d batches don't carry their batch's labels yet: labels come after delivery and may take minutes", pods, batches)}
+	return append(j.lost, fmt.Sprintf("%s of %s without the labels of their batch: they come after delivery and may take minutes",
+		plural(pods, "pod"), plural(batches, "batch")))
+}
+
+func plural(n int, noun string) string {
+	switch {
+	case n == 1:
+		return "1 " + noun
+	case strings.HasSuffix(noun, "ch"):
+		return fmt.Sprintf("%d %ses", n, noun)
+	default:
+		return fmt.Sprintf("%d %ss", n, noun)
+	}
 }
