@@ -7,6 +7,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"opensandbox.io/controller/internal/kubectl/cluster"
+	"opensandbox.io/controller/internal/kubectl/run"
 )
 
 // builder makes one subcommand. Every package of a subcommand has one: NewCommand, or several with more in their names.
@@ -21,8 +22,17 @@ type group struct {
 // groups are all subcommands, in the order the help shows them.
 func groups() []group {
 	return []group{
-		{"Commands that run:", []builder{}},
-		{"Commands that show:", []builder{}},
-		{"Commands that change:", []builder{}},
+		{"Commands that run:", []builder{
+			run.NewCommand,
+			// logs, exec, results
+		}},
+		{"Commands that show:", []builder{
+			// get, top, queue, explain, audit
+
+			// dashboard
+		}},
+		{"Commands that change:", []builder{
+			// scale, extend
+		}},
 	}
 }
