@@ -11,6 +11,7 @@ import (
 	"opensandbox.io/controller/internal/kubectl/explain"
 	"opensandbox.io/controller/internal/kubectl/overview"
 	"opensandbox.io/controller/internal/kubectl/queue"
+	"opensandbox.io/controller/internal/kubectl/run"
 )
 
 // builder makes one subcommand. Every package of a subcommand has one: NewCommand, or several with more in their names.
@@ -25,14 +26,21 @@ type group struct {
 // groups are all subcommands, in the order the help shows them.
 func groups() []group {
 	return []group{
-		{"Commands that run:", []builder{}},
+		{"Commands that run:", []builder{
+			run.NewCommand,
+			// logs, exec, results
+		}},
 		{"Commands that show:", []builder{
 			overview.NewGet,
 			overview.NewTop,
 			queue.NewCommand,
 			explain.NewCommand,
 			audit.NewCommand,
+
+			// dashboard
 		}},
-		{"Commands that change:", []builder{}},
+		{"Commands that change:", []builder{
+			// scale, extend
+		}},
 	}
 }
