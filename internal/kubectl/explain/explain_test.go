@@ -597,7 +597,7 @@ func failureCases() map[string]explainCase {
 	timed.Spec.TaskTemplate.Spec.TimeoutSeconds = ptr.To[int64](2)
 	return map[string]explainCase{
 		"tasks that fail are told with the first failure": {
-			facts: batchFacts(tasks(9, v1alpha1.FailedTask{Index: 2, Reason: v1alpha1.TaskReasonNonZeroExit, ExitCode: ptr.To[int32](3), Tries: 2, Output: "one\ntwo\n"}, "2,7"), nil),
+			facts: batchFacts(tasks(9, v1alpha1.FailedTask{Index: 2, Reason: v1alpha1.TaskReasonNonZeroExit, ExitCode: ptr.To[int32](3), Message: "exit status 3", Tries: 2, Output: "one\ntwo\n"}, "2,7"), nil),
 			want:  []string{ReasonTaskFailed},
 			says: []string{`2 tasks (indexes 2,7) failed, the first (index 2) with exit code 3 after 2 tries; the last it wrote is "two"`, "logs web --failed",
 				"status.failedReasons: NonZeroExit 2,7"},

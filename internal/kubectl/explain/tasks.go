@@ -194,7 +194,7 @@ func (f *Facts) firstFailure(r v1alpha1.FailedReason) string {
 	if t.Tries > 1 {
 		text += fmt.Sprintf(" after %d tries", t.Tries)
 	}
-	if t.Message != "" {
+	if t.Message != "" && !strings.HasPrefix(t.Message, "exit status") { // that is the exit code again
 		text += ": " + tidy(t.Message)
 	}
 	if line := lastLine(t.Output); line != "" {

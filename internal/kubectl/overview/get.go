@@ -180,6 +180,8 @@ func renderGet(s *show, w *world, out io.Writer) error {
 		return err
 	case !s.output.IsTable():
 		return errors.Join(s.printObjects(objects, out), err)
+	case len(objects) == 0 && len(s.scope.wanted) > 0:
+		return nil
 	case len(objects) == 0 && s.all:
 		fmt.Fprintln(s.streams.ErrOut, "No resources found")
 		return nil
@@ -190,8 +192,11 @@ func renderGet(s *show, w *world, out io.Writer) error {
 	return errors.Join(s.tables(out, *batches, *pools), err)
 }
 
-// missed says which of the names that were asked for are nobody's.
+// missed says which of the names that were asked for are nobody's. Who watches may wait for them to come.
 func (s *show) missed(w *world) error {
+	if s.watch {
+		return nil
+	}
 	var missed []error
 	for _, wanted := range slices.Sorted(maps.Keys(s.scope.wanted)) {
 		kind, name, found := strings.Cut(wanted, "/")

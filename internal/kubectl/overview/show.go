@@ -23,8 +23,8 @@ const (
 	redrawPace = 200 * time.Millisecond
 	tick       = time.Second
 
-	// clear moves to the top left and clears what is below.
-	clear = "\x1b[H\x1b[J"
+	// clearScreen moves to the top left and clears what is below.
+	clearScreen = "\x1b[H\x1b[J"
 )
 
 // show is one run of get or top.
@@ -92,7 +92,7 @@ func (s *show) redraw(ctx context.Context, w *world, changes <-chan news, failur
 			return nil
 		}
 		last = picture.String()
-		_, err := io.WriteString(s.streams.Out, clear+last)
+		_, err := io.WriteString(s.streams.Out, clearScreen+last)
 		return err
 	}
 	if err := draw(); err != nil {
