@@ -7,7 +7,12 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"opensandbox.io/controller/internal/kubectl/cluster"
+	"opensandbox.io/controller/internal/kubectl/exec"
+	"opensandbox.io/controller/internal/kubectl/extend"
+	"opensandbox.io/controller/internal/kubectl/logs"
+	"opensandbox.io/controller/internal/kubectl/results"
 	"opensandbox.io/controller/internal/kubectl/run"
+	"opensandbox.io/controller/internal/kubectl/scale"
 )
 
 // builder makes one subcommand. Every package of a subcommand has one: NewCommand, or several with more in their names.
@@ -24,7 +29,9 @@ func groups() []group {
 	return []group{
 		{"Commands that run:", []builder{
 			run.NewCommand,
-			// logs, exec, results
+			logs.NewCommand,
+			exec.NewCommand,
+			results.NewCommand,
 		}},
 		{"Commands that show:", []builder{
 			// get, top, queue, explain, audit
@@ -32,7 +39,8 @@ func groups() []group {
 			// dashboard
 		}},
 		{"Commands that change:", []builder{
-			// scale, extend
+			scale.NewCommand,
+			extend.NewCommand,
 		}},
 	}
 }
