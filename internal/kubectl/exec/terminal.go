@@ -6,8 +6,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"syscall"
 
-	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/tools/remotecommand"
@@ -60,7 +60,7 @@ type sizes struct {
 
 func newSizes(fd int) *sizes {
 	s := &sizes{fd: fd, changes: make(chan os.Signal, 1), done: make(chan struct{})}
-	signal.Notify(s.changes, unix.SIGWINCH)
+	signal.Notify(s.changes, syscall.SIGWINCH)
 	return s
 }
 
