@@ -18,6 +18,8 @@ CLUSTER_NAME ?= default
 # GOTESTFLAGS are added to every `go test`, FUZZTIME is spent on each fuzz target.
 GOTESTFLAGS ?=
 FUZZTIME ?= 10s
+# PLUGIN_PLATFORMS are those that .krew.yaml names.
+PLUGIN_PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
 LOCALCLUSTER = go -C hack/localcluster run .
 KUBECTL ?= $(or $(shell command -v kubectl 2>/dev/null),$(shell $(LOCALCLUSTER) assets --cluster=kwok)/kubectl)
@@ -44,6 +46,18 @@ build: ## Build the static binaries bin/controller, bin/task-executor and bin/ku
 	$(GOBUILD) -o bin/controller ./cmd/controller
 	$(GOBUILD) -o bin/task-executor ./cmd/task-executor
 	$(GOBUILD) -o bin/kubectl-sandbox ./cmd/kubectl-sandbox
+
+.PHONY: plugin-archives
+plugin-archives: ## Build the kubectl plugin for PLUGIN_PLATFORMS, as the archives in bin/plugin that .krew.yaml names
+	rm -rf bin/plugin && mkdir -p bin/plugin
+	for platform in $(PLUGIN_PLATFORMS); do \
+		folder=bin/plugin/$${platform/\//_}; \
+		GOOS=$${platform%/*} GOARCH=$${platform#*/} $(GOBUILD) -o $$folder/kubectl-sandbox ./cmd/kubectl-sandbox; \
+		cp LICENSE THIRD_PARTY_NOTICES $$folder/; \
+		tar --create --gzip --owner=0 --group=0 --mode=a=rX,u+w --sort=name --mtime=@0 \
+			--file=bin/plugin/kubectl-sandbox_$(VERSION)_$${platform/\//_}.tar.gz --directory=$$folder .; \
+		rm -r $$folder; \
+	done
 
 .PHONY: fmt
 fmt: ## Format all Go files

@@ -7,8 +7,8 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"syscall"
 
-	"golang.org/x/sys/unix"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"opensandbox.io/controller/internal/kubectl/command"
@@ -19,7 +19,7 @@ var version = "dev"
 
 func main() {
 	// The first signal asks the command to end, the second one ends it.
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop)
 	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
 	os.Exit(command.Run(ctx, version, os.Args, streams))

@@ -46,7 +46,7 @@ func (w BatchWatch) Run(ctx context.Context, seen func(*v1alpha1.BatchSandbox) (
 			return ctx.Err()
 		case !more:
 			return nil
-		case isFinal(err):
+		case IsRefused(err):
 			return err
 		case looked:
 			pause = watchAgain
@@ -62,11 +62,6 @@ func (w BatchWatch) Run(ctx context.Context, seen func(*v1alpha1.BatchSandbox) (
 		}
 		pause = min(2*pause, watchAgainMax)
 	}
-}
-
-// isFinal is true for refusals that stay.
-func isFinal(err error) bool {
-	return apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) || apierrors.IsNotFound(err) || apierrors.IsInvalid(err)
 }
 
 // once watches until the watch ends. The look comes after the watch has begun, so that no deletion is missed in between.

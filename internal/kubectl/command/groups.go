@@ -8,10 +8,15 @@ import (
 
 	"opensandbox.io/controller/internal/kubectl/audit"
 	"opensandbox.io/controller/internal/kubectl/cluster"
+	"opensandbox.io/controller/internal/kubectl/exec"
 	"opensandbox.io/controller/internal/kubectl/explain"
+	"opensandbox.io/controller/internal/kubectl/extend"
+	"opensandbox.io/controller/internal/kubectl/logs"
 	"opensandbox.io/controller/internal/kubectl/overview"
 	"opensandbox.io/controller/internal/kubectl/queue"
+	"opensandbox.io/controller/internal/kubectl/results"
 	"opensandbox.io/controller/internal/kubectl/run"
+	"opensandbox.io/controller/internal/kubectl/scale"
 )
 
 // builder makes one subcommand. Every package of a subcommand has one: NewCommand, or several with more in their names.
@@ -28,7 +33,9 @@ func groups() []group {
 	return []group{
 		{"Commands that run:", []builder{
 			run.NewCommand,
-			// logs, exec, results
+			logs.NewCommand,
+			exec.NewCommand,
+			results.NewCommand,
 		}},
 		{"Commands that show:", []builder{
 			overview.NewGet,
@@ -40,7 +47,8 @@ func groups() []group {
 			// dashboard
 		}},
 		{"Commands that change:", []builder{
-			// scale, extend
+			scale.NewCommand,
+			extend.NewCommand,
 		}},
 	}
 }

@@ -26,7 +26,7 @@ const sandboxContainer = "sandbox"
 const executorRepository = "opensandbox/task-executor"
 
 // release is a version that has an image of its own.
-var release = regexp.MustCompile(`^v\d+\.\d+\.\d+(-[0-9A-Za-z.]+)?$`)
+var release = regexp.MustCompile(`^v\d+\.\d+\.\d+(-(alpha|beta|rc)[0-9A-Za-z.]*)?$`)
 
 // executorImage is the default of --executor-image: that of the same release, else the one that make deploys.
 func executorImage(version string) string {

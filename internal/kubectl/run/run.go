@@ -25,14 +25,12 @@ const (
 	defaultAtOnce = 100
 	// deleteTimeout bounds the call that deletes the batch.
 	deleteTimeout = 30 * time.Second
-	// exitInterrupted is the exit code of a shell's command that SIGINT ended.
-	exitInterrupted = 130
 	// linesTold is how many of a failed task's last lines are told again.
 	linesTold = 3
 )
 
 // errInterrupted ends a run that was interrupted, which is told before.
-var errInterrupted = &cluster.ExitError{Code: exitInterrupted}
+var errInterrupted = &cluster.ExitError{Code: cluster.ExitInterrupted}
 
 // options are what one run has to go by.
 type options struct {

@@ -29,6 +29,9 @@ const (
 	drain = 30 * time.Second
 )
 
+// errDeleted says that the batch is gone, and that its log says nothing more.
+var errDeleted = errors.New("the batch was deleted")
+
 // Follower reads the output of one index while it is written, over all tries, pods and broken connections.
 type Follower struct {
 	Source Source
@@ -61,7 +64,7 @@ func (f *Follower) Follow(ctx context.Context) (complete bool, err error) {
 			return false, ctx.Err()
 		case complete:
 			return true, nil
-		case over && errors.Is(err, errNotYet):
+		case errors.Is(err, errDeleted), over && errors.Is(err, errNotYet):
 			return false, nil
 		case over || apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err):
 			return false, err
@@ -161,13 +164,14 @@ func (f *Follower) take(ctx context.Context, lines <-chan []byte) (complete bool
 	skip := f.atLast
 	for {
 		state, changed := f.States.Get()
+		next := state.pooledPod(f.Index)
 		switch {
 		case state.Ended(f.Index) && f.endedTry >= state.Try(f.Index):
 			return true, nil
+		case next != "" && next != f.pod:
+			return false, nil
 		case state.Gone || state.Ended(f.Index):
 			pending.begin()
-		case state.Batch.Spec.PoolRef != "" && state.pooledPod(f.Index) != f.pod:
-			return false, nil
 		}
 		select {
 		case line, ok := <-lines:
@@ -180,7 +184,10 @@ func (f *Follower) take(ctx context.Context, lines <-chan []byte) (complete bool
 			pending.again()
 		case <-changed:
 		case <-pending.over():
-			return !state.Gone, nil
+			if state.Gone {
+				return false, errDeleted
+			}
+			return true, nil
 		case <-ctx.Done():
 			return false, ctx.Err()
 		}

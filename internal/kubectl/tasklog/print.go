@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/utils/clock"
 
+	"opensandbox.io/controller/api/v1alpha1"
 	taskexecutor "opensandbox.io/controller/pkg/task-executor"
 )
 
@@ -144,4 +147,35 @@ func readLog(ctx context.Context, s Source, state *State, in ReadInput, options 
 		return nil, fmt.Errorf("read the log of pod %s: %w", in.Pod, err)
 	}
 	return lines, nil
+}
+
+// Restarted is true for a pod whose task-executor, or only container, has a log from before its last restart.
+func Restarted(pod *corev1.Pod) bool {
+	for i := range pod.Status.ContainerStatuses {
+		s := &pod.Status.ContainerStatuses[i]
+		if (s.Name == v1alpha1.TaskExecutorContainer || len(pod.Spec.Containers) == 1) && s.LastTerminationState.Terminated != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Output returns the lines that a task wrote, without what its executor says of it.
+func Output(lines []Line) []Line {
+	return slices.DeleteFunc(lines, func(l Line) bool {
+		return l.Stream != taskexecutor.StdoutStream && l.Stream != taskexecutor.StderrStream
+	})
+}
+
+// ExitCode returns the exit code that the executor wrote below the output of a run, if it is among the lines.
+func ExitCode(lines []Line) (int32, bool) {
+	for _, l := range slices.Backward(lines) {
+		if l.Stream != taskexecutor.EndStream {
+			continue
+		}
+		_, text, _ := strings.Cut(string(l.Text), "exitCode=")
+		code, err := strconv.ParseInt(text, 10, 32)
+		return int32(code), err == nil
+	}
+	return 0, false
 }
