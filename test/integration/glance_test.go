@@ -3,44 +3,29 @@
 package integration
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io"
+	"os"
 	"strings"
 	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"opensandbox.io/controller/api/v1alpha1"
-	"opensandbox.io/controller/internal/kubectl/command"
 )
 
-// sandbox runs `kubectl sandbox` in the test's namespace and returns its exit code.
-func (s *space) sandbox(ctx context.Context, out io.Writer, args ...string) int {
-	var complaint bytes.Buffer
-	all := append([]string{"kubectl-sandbox", "--kubeconfig", s.kubeconfig, "-n", s.name}, args...)
-	code := command.Run(ctx, "test", all, genericiooptions.IOStreams{In: strings.NewReader(""), Out: out, ErrOut: &complaint})
-	if complaint.Len() > 0 {
-		s.t.Logf("kubectl sandbox %s complains: %s", strings.Join(args, " "), complaint.String())
-	}
-	return code
-}
-
-// sandboxSays runs `kubectl sandbox` to its end, and checks its exit code and parts of what it prints.
-func (s *space) sandboxSays(code int, args []string, parts ...string) {
+// pluginSays runs `kubectl sandbox` to its end, and checks its exit code and parts of what it prints.
+func (s *space) pluginSays(code int, args []string, parts ...string) {
 	s.t.Helper()
-	var out bytes.Buffer
-	if got := s.sandbox(s.ctx, &out, args...); got != code {
-		s.t.Errorf("kubectl sandbox %s: exit code %d, want %d:\n%s", strings.Join(args, " "), got, code, out.String())
+	cmd, out, errOut := s.plugin(args...)
+	if got := s.pluginEnds(cmd); got != code {
+		s.t.Errorf("kubectl sandbox %s: exit code %d, want %d:\n%s%s", strings.Join(args, " "), got, code, out, errOut)
 	}
 	for _, part := range parts {
 		if !strings.Contains(out.String(), part) {
-			s.t.Errorf("kubectl sandbox %s: %q is not in\n%s", strings.Join(args, " "), part, out.String())
+			s.t.Errorf("kubectl sandbox %s: %q is not in\n%s", strings.Join(args, " "), part, out)
 		}
 	}
 }
@@ -79,7 +64,7 @@ func TestTheAuditFindsNothingWhileBatchesComeAndGoAndWhatSomebodyEditedAfterward
 		})
 	}
 	for range 2 {
-		s.sandboxSays(0, []string{"audit"}, "nothing is wrong")
+		s.pluginSays(0, []string{"audit"}, "nothing is wrong")
 	}
 	close(stop)
 	users.Wait()
@@ -87,7 +72,7 @@ func TestTheAuditFindsNothingWhileBatchesComeAndGoAndWhatSomebodyEditedAfterward
 	pod := heldPods(t, s.batch("stays"))[0]
 	s.patch(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: s.name, Name: pod}},
 		fmt.Sprintf(`{"metadata":{"labels":{%q:"stays",%q:"7"}}}`, v1alpha1.BatchNameLabel, v1alpha1.PodIndexLabel))
-	s.sandboxSays(1, []string{"audit"}, "WrongLabel: pod "+pod+" is held by stays at index 0, and its labels say stays, index 7", "kubectl -n "+s.name+" label --overwrite pod "+pod)
+	s.pluginSays(1, []string{"audit"}, "WrongLabel: pod "+pod+" is held by stays at index 0, and its labels say stays, index 7", "kubectl -n "+s.name+" label --overwrite pod "+pod)
 }
 
 func heldPods(t *testing.T, sb *v1alpha1.BatchSandbox) []string {
@@ -108,10 +93,7 @@ func TestGetFollowsABatchFromTheQueueToItsEnd(t *testing.T) {
 	s.create(makeBatch("first", "small", 1))
 	s.delivered("first", 1)
 
-	var out logBuffer
-	ctx, stop := context.WithCancel(s.ctx)
-	ended := make(chan int)
-	go func() { ended <- s.sandbox(ctx, &out, "get", "second", "first", "pool/small", "-w") }()
+	cmd, out, _ := s.plugin("get", "second", "first", "pool/small", "-w")
 	prints := func(what string) {
 		t.Helper()
 		eventually(t, "print "+what, func() error {
@@ -132,9 +114,9 @@ func TestGetFollowsABatchFromTheQueueToItsEnd(t *testing.T) {
 		}
 		return errors.New("it doesn't")
 	})
-	s.sandboxSays(0, []string{"queue", "small"}, "poolMax 1 reached")
-	s.sandboxSays(0, []string{"explain", "second", "-o", "json"}, `"reason": "PoolExhausted"`, "second is at position 1 of the queue and wants 1")
-	s.sandboxSays(0, []string{"top"}, "100%", "second")
+	s.pluginSays(0, []string{"queue", "small"}, "poolMax 1 reached")
+	s.pluginSays(0, []string{"explain", "second", "-o", "json"}, `"reason": "PoolExhausted"`, "second is at position 1 of the queue and wants 1")
+	s.pluginSays(0, []string{"top"}, "100%", "second")
 	s.must(s.client.Delete(s.ctx, s.batch("first")))
 	prints("second 1/1 Ready - small")
 	s.must(s.client.Delete(s.ctx, s.batch("second")))
@@ -142,12 +124,12 @@ func TestGetFollowsABatchFromTheQueueToItsEnd(t *testing.T) {
 	if strings.Contains(out.String(), "third") {
 		t.Error("what was not asked for is printed")
 	}
-	stop()
-	if code := <-ended; code != 0 {
+	s.must(cmd.Process.Signal(os.Interrupt))
+	if code := s.pluginEnds(cmd); code != 0 {
 		t.Errorf("exit code %d after it was interrupted, want 0", code)
 	}
-	s.sandboxSays(1, []string{"explain", "nobody"}, "NotFound")
-	s.sandboxSays(1, []string{"get", "nobody"})
+	s.pluginSays(1, []string{"explain", "nobody"}, "NotFound")
+	s.pluginSays(1, []string{"get", "nobody"})
 }
 
 // squeezed makes the columns as narrow as they can be.

@@ -89,8 +89,10 @@ func (o *observer) object(key types.NamespacedName) error {
 		return nil
 	case f.Kind == KindBatch:
 		return o.allow("pools", err)
+	case apierrors.IsNotFound(err) && !cluster.IsNotInstalled(err):
+		return nil
 	default:
-		return o.allow("", client.IgnoreNotFound(err))
+		return err
 	}
 }
 
