@@ -258,8 +258,9 @@ func objectCases() map[string]explainCase {
 			says:  []string{"nothing is wrong", "no controller is at work"},
 		},
 		"a lease that ended a moment ago says nothing": {
-			facts: with(batchFacts(ready(batch("web").Container("sandbox")), nil), func(f *Facts) { f.Lease = lease(40 * time.Second) }),
-			says:  []string{"nothing is wrong"},
+			facts: with(batchFacts(says(batch("web").Container("sandbox"), v1alpha1.ConditionReady, v1alpha1.ReasonPodsNotReady, "0 of 1 sandboxes are Ready"), nil),
+				func(f *Facts) { f.Lease = lease(40 * time.Second) }),
+			want: []string{v1alpha1.ReasonPodsNotReady},
 		},
 		"a spec that was not looked at for long means that the controller is behind": {
 			facts: with(batchFacts(ready(batch("web").Container("sandbox")), nil), func(f *Facts) { f.Batch.Generation = 2 }),
