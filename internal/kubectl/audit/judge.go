@@ -362,12 +362,6 @@ func (j *judge) judgePools() {
 // judgeCounts compares what the statuses and endpoints tell with what is named. Where the controller has not looked at an object
 // since it was edited nothing is said.
 func (j *judge) judgeCounts() {
-	held := map[name]int{}
-	for key := range j.holds {
-		if pod := j.pods[key]; pod != nil {
-			held[name{key.namespace, pod.Labels[v1alpha1.PoolNameLabel]}]++
-		}
-	}
 	for key, sb := range j.batches {
 		if sb.Spec.PoolRef == "" || sb.DeletionTimestamp != nil || sb.Status.ObservedGeneration != sb.Generation || j.unread[key.namespace] {
 			continue
@@ -378,6 +372,7 @@ func (j *judge) judgeCounts() {
 			j.miscount(sb, "batchsandbox/"+key.name, fmt.Sprintf("batch %s counts %d pods in status.replicas, and holds %s", key.name, n, between(least, most)))
 		}
 	}
+	held := j.heldOf()
 	for key, pool := range j.pools {
 		if pool.DeletionTimestamp != nil || pool.Status.ObservedGeneration != pool.Generation || j.unread[key.namespace] {
 			continue
@@ -386,6 +381,17 @@ func (j *judge) judgeCounts() {
 			j.miscount(pool, "pool/"+key.name, fmt.Sprintf("Pool %s counts %d held pods in status.allocated, and batches hold %d", key.name, pool.Status.Allocated, n))
 		}
 	}
+}
+
+// heldOf counts the pods of each pool that are there and that somebody holds.
+func (j *judge) heldOf() map[name]int {
+	held := map[name]int{}
+	for key := range j.holds {
+		if pod := j.pods[key]; pod != nil {
+			held[name{key.namespace, pod.Labels[v1alpha1.PoolNameLabel]}]++
+		}
+	}
+	return held
 }
 
 func between(least, most int) string {

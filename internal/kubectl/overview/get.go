@@ -150,7 +150,7 @@ func completeGet(f *cluster.Factory, cmd *cobra.Command, args []string, prefix s
 	}
 	batches, directive := f.CompleteBatches(cmd, args, prefix)
 	pools, _ := f.CompletePools(cmd, args, prefix)
-	names := append(batches, pools...)
+	names := slices.Concat(batches, pools)
 	if len(args) == 0 {
 		for _, kind := range []string{"batches", "pools"} {
 			if strings.HasPrefix(kind, prefix) {

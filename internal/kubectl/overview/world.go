@@ -55,21 +55,28 @@ func (w *world) take(n news) []client.Object {
 	}
 	var changed []client.Object
 	for _, object := range n.objects {
-		key := client.ObjectKeyFromObject(object)
-		switch o := object.(type) {
-		case *v1alpha1.BatchSandbox:
-			if old := w.batches[key]; old == nil || old.ResourceVersion != o.ResourceVersion {
-				changed = append(changed, o)
-			}
-			w.batches[key] = o
-		case *v1alpha1.Pool:
-			if old := w.pools[key]; old == nil || old.ResourceVersion != o.ResourceVersion {
-				changed = append(changed, o)
-			}
-			w.pools[key] = o
+		if w.put(object) {
+			changed = append(changed, object)
 		}
 	}
 	return changed
+}
+
+// put takes an object over and says whether it is new or changed.
+func (w *world) put(object client.Object) (changed bool) {
+	key := client.ObjectKeyFromObject(object)
+	switch o := object.(type) {
+	case *v1alpha1.BatchSandbox:
+		old := w.batches[key]
+		w.batches[key] = o
+		return old == nil || old.ResourceVersion != o.ResourceVersion
+	case *v1alpha1.Pool:
+		old := w.pools[key]
+		w.pools[key] = o
+		return old == nil || old.ResourceVersion != o.ResourceVersion
+	default:
+		return false
+	}
 }
 
 // keep drops what is not among the objects.

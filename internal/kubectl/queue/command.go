@@ -62,24 +62,11 @@ func NewCommand(f *cluster.Factory, streams genericiooptions.IOStreams) *cobra.C
 			if len(args) == 1 && all {
 				return cluster.UsageErrorf(cmd, "a pool can't be named across all namespaces: leave out the name or --all-namespaces")
 			}
-			namespace, err := f.NamespaceOrAll(&all)
-			if err != nil {
-				return err
-			}
-			c, err := f.Client()
-			if err != nil {
-				return err
-			}
-			pool := ""
+			v := &view{all: all, output: output, now: f.Clock().Now()}
 			if len(args) == 1 {
-				pool = args[0]
+				v.pool = args[0]
 			}
-			v, err := read(cmd.Context(), c, namespace, pool)
-			if err != nil {
-				return err
-			}
-			v.now, v.all, v.output = f.Clock().Now(), all, output
-			return v.print(streams)
+			return v.run(cmd.Context(), f, streams)
 		},
 	}
 	output.AddFlags(cmd)
@@ -98,32 +85,48 @@ type view struct {
 	pools     map[types.NamespacedName]*v1alpha1.Pool
 }
 
-// read reads the queue of a pool, or of all pools if pool is "". A pool that is named must be there, or be waited for.
-func read(ctx context.Context, c client.Reader, namespace, pool string) (*view, error) {
-	var batches v1alpha1.BatchSandboxList
-	if err := c.List(ctx, &batches, client.InNamespace(namespace)); err != nil {
-		return nil, err
+func (v *view) run(ctx context.Context, f *cluster.Factory, streams genericiooptions.IOStreams) error {
+	namespace, err := f.NamespaceOrAll(&v.all)
+	if err != nil {
+		return err
 	}
-	v := &view{namespace: namespace, pool: pool, entries: Entries(batches.Items, pool), pools: map[types.NamespacedName]*v1alpha1.Pool{}}
-	if pool != "" {
+	c, err := f.Client()
+	if err != nil {
+		return err
+	}
+	v.namespace = namespace
+	if err := v.read(ctx, c); err != nil {
+		return err
+	}
+	return v.print(streams)
+}
+
+// read reads the queue of the pool, or of all pools. A pool that is named must be there, or be waited for.
+func (v *view) read(ctx context.Context, c client.Reader) error {
+	var batches v1alpha1.BatchSandboxList
+	if err := c.List(ctx, &batches, client.InNamespace(v.namespace)); err != nil {
+		return err
+	}
+	v.entries, v.pools = Entries(batches.Items, v.pool), map[types.NamespacedName]*v1alpha1.Pool{}
+	if v.pool != "" {
 		p := &v1alpha1.Pool{}
-		err := c.Get(ctx, client.ObjectKey{Namespace: namespace, Name: pool}, p)
+		err := c.Get(ctx, client.ObjectKey{Namespace: v.namespace, Name: v.pool}, p)
 		if err != nil && len(v.entries) == 0 {
-			return nil, err
+			return err
 		}
 		if err == nil {
 			v.pools[client.ObjectKeyFromObject(p)] = p
 		}
-		return v, nil
+		return nil
 	}
 	var pools v1alpha1.PoolList
-	if err := c.List(ctx, &pools, client.InNamespace(namespace)); err != nil {
-		return nil, err
+	if err := c.List(ctx, &pools, client.InNamespace(v.namespace)); err != nil {
+		return err
 	}
 	for i := range pools.Items {
 		v.pools[client.ObjectKeyFromObject(&pools.Items[i])] = &pools.Items[i]
 	}
-	return v, nil
+	return nil
 }
 
 func (v *view) print(streams genericiooptions.IOStreams) error {

@@ -188,11 +188,10 @@ func TestTheTableHasALineForEachBatchThatWaits(t *testing.T) {
 	pool := wrappers.MakePool(ns, "small").Size(0, 3).Obj()
 	pool.Status.Starting = 1
 	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(at(batch("web", time.Hour).Replicas(4), 1).Obj(), pool).Build()
-	v, err := read(t.Context(), c, ns, "small")
-	if err != nil {
+	v := &view{namespace: ns, pool: "small", now: now, output: cluster.NewOutput()}
+	if err := v.read(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
-	v.now, v.output = now, cluster.NewOutput()
 	var out, complaint bytes.Buffer
 	streams := genericiooptions.IOStreams{Out: &out, ErrOut: &complaint}
 	if err := v.print(streams); err != nil {
@@ -202,7 +201,7 @@ func TestTheTableHasALineForEachBatchThatWaits(t *testing.T) {
 	if got := squeeze(out.String()); got != want {
 		t.Errorf("printed\n%s\nwant\n%s", got, want)
 	}
-	if _, err := read(t.Context(), c, ns, "other"); err == nil {
+	if err := (&view{namespace: ns, pool: "other"}).read(t.Context(), c); err == nil {
 		t.Error("a pool that is not there and that nobody waits for is no error")
 	}
 	v.entries = nil
