@@ -19,6 +19,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/leading"
 	"opensandbox.io/controller/internal/utils/podtemplate"
 	"opensandbox.io/controller/internal/utils/podutil"
 	"opensandbox.io/controller/internal/utils/slowstart"
@@ -264,7 +265,7 @@ func (r *Reconciler) writeAllocation(ctx context.Context, obs *observed, m *memo
 	}
 	if obs.pooled() && !r.leads() {
 		m.inDoubt = true // what was assumed is given up once the truth is read
-		return errNotLeading
+		return leading.ErrLost
 	}
 	patched := sb.DeepCopy()
 	m.delivery.writes++
@@ -306,10 +307,10 @@ func wantedFinalizers(obs *observed) []string {
 }
 
 // isAnswer says whether an error is the API server's answer to a write, which then can't land any more: a conflict says that
-// the resourceVersion of its precondition is past.
+// the resourceVersion of its precondition is past. A write that was not even sent is as good.
 func isAnswer(err error) bool {
 	return apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err) ||
-		isTooLarge(err)
+		isTooLarge(err) || errors.Is(err, leading.ErrLost)
 }
 
 // isTooLarge says that the API server, or its storage, refuses an object for its size.
@@ -350,7 +351,7 @@ func (r *Reconciler) readTruth(ctx context.Context, sb *v1alpha1.BatchSandbox, m
 		return truth, r.apiReader.Get(ctx, client.ObjectKeyFromObject(sb), truth)
 	}
 	if !r.leads() {
-		return nil, errNotLeading
+		return nil, leading.ErrLost
 	}
 	truth.Namespace, truth.Name = sb.Namespace, sb.Name
 	body := mustJSON(map[string]any{"metadata": map[string]any{
