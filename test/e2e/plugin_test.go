@@ -236,11 +236,24 @@ spec:
 			t.Errorf("%s: want exit code %d, %q, %q, and it was: %s", tc.args, tc.code, tc.out, tc.errOut, got)
 		}
 	}
+	s.hasATerminalOfItsSize("three")
 	// The pool has three, so the fourth waits.
 	s.batchIs("three", "waits for a fourth", func(sb *v1alpha1.BatchSandbox) bool { return sb.Status.Queue != nil || sb.Status.TaskPending == 1 })
 	got := s.plugin("exec", "three", "--index", "3", "--", "ls")
 	if got.code != 1 || !strings.Contains(got.errOut, "index 3 of batchsandbox three has no sandbox yet: ") {
 		t.Errorf("exec in what isn't there yet: %s", got)
+	}
+}
+
+// hasATerminalOfItsSize gives exec -it a terminal, and looks whether the other end has one of its size.
+func (s *space) hasATerminalOfItsSize(batch string) {
+	s.t.Helper()
+	inside := `for i in $(seq 100); do [ "$(stty size)" = "40 100" ] && echo as wide && exit; sleep 0.1; done; stty size`
+	line := fmt.Sprintf("stty rows 40 cols 100; kubectl sandbox -n %s exec %s -it -- sh -c '%s'", s.name, batch, inside)
+	cmd := exec.CommandContext(s.ctx, "script", "-qec", line, "/dev/null")
+	cmd.Env = s.pluginCommand(s.ctx).Env
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "as wide\r\n") {
+		s.t.Errorf("exec -it: %v, %q", err, out)
 	}
 }
 
