@@ -120,4 +120,3 @@ func TestRunThatCannotEverRunSaysWhyAtOnce(t *testing.T) {
 	}
 	s.batch("taken") // it is somebody else's
 }
-

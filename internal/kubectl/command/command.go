@@ -57,6 +57,8 @@ A BatchSandbox is a number of identical sandboxes, taken from a Pool of warm one
 		RunE:          showHelp,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+
+		SuggestionsMinimumDistance: 2, // kubectl's
 	}
 	root.SetIn(streams.In)
 	root.SetOut(streams.Out)

@@ -178,16 +178,16 @@ func TestCompletion(t *testing.T) {
 		args []string
 		want []string
 	}{
-		"a batch":                          {[]string{"logs", ""}, []string{"build", "web"}},
-		"a batch by its first letter":      {[]string{"results", "w"}, []string{"web"}},
-		"no second batch":                  {[]string{"extend", "web", ""}, nil},
-		"a second batch that is not yet":   {[]string{"scale", "web", ""}, []string{"build"}},
-		"a pool":                           {[]string{"run", "--pool", ""}, []string{"large", "small"}},
-		"a format":                         {[]string{"results", "web", "-o", ""}, []string{"wide", "json", "yaml"}},
-		"a namespace":                      {[]string{"logs", "-n", "team"}, []string{"team-a"}},
-		"a context":                        {[]string{"logs", "--context", ""}, []string{"here"}},
-		"nothing where nothing is allowed": {[]string{"logs", "-n", "default", ""}, nil},
-		"a command":                        {[]string{"sca"}, []string{"scale"}},
+		"a batch":                     {[]string{"logs", ""}, []string{"build", "web"}},
+		"a batch by its first letter": {[]string{"results", "w"}, []string{"web"}},
+		"no second batch, but a flag that is needed": {[]string{"extend", "web", ""}, []string{"--by", "--never", "--until"}},
+		"a second batch that is not yet":             {[]string{"scale", "web", "--replicas=1", ""}, []string{"build"}},
+		"a pool":                                     {[]string{"run", "--pool", ""}, []string{"large", "small"}},
+		"a format":                                   {[]string{"results", "web", "-o", ""}, []string{"wide", "json", "yaml"}},
+		"a namespace":                                {[]string{"logs", "-n", "team"}, []string{"team-a"}},
+		"a context":                                  {[]string{"logs", "--context", ""}, []string{"here"}},
+		"nothing where nothing is allowed":           {[]string{"logs", "-n", "default", ""}, nil},
+		"a command":                                  {[]string{"sca"}, []string{"scale"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, program := range [][]string{{"kubectl-sandbox", cobra.ShellCompRequestCmd}, {"/usr/bin/" + completer}} {

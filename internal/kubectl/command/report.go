@@ -42,7 +42,7 @@ func report(cmd *cobra.Command, err error, out io.Writer) int {
 // isUsage finds the errors of cobra about arguments, which have no type.
 func isUsage(err error) bool {
 	text := err.Error()
-	for _, part := range []string{"unknown command ", "arg(s), ", "required flag(s) ", "if any flags in the group "} {
+	for _, part := range []string{"unknown command ", "arg(s), ", "required flag(s) ", "flags in the group ["} {
 		if strings.Contains(text, part) {
 			return true
 		}

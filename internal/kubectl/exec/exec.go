@@ -113,6 +113,9 @@ func (o *options) run(ctx context.Context) error {
 		}
 		return executor.StreamWithContext(ctx, options)
 	})
+	if ctx.Err() != nil {
+		return &cluster.ExitError{Code: cluster.ExitInterrupted}
+	}
 	return exitOf(err)
 }
 

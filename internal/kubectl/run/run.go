@@ -54,14 +54,15 @@ func (o *options) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Create(ctx, o.batch); err != nil {
+	// An interrupt comes after it: nobody would know the name of a batch whose creation was broken off.
+	if err := c.Create(context.WithoutCancel(ctx), o.batch); err != nil {
 		if apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("batchsandbox %s exists already: choose another name, or none to have one made up", o.name)
 		}
 		return err
 	}
 	if o.keep {
-		o.tell("batchsandbox %s made", o.batch.Name)
+		o.tell("batchsandbox.%s/%s created", v1alpha1.GroupVersion.Group, o.batch.Name)
 	}
 	r := &runner{options: o, client: c, source: source, states: tasklog.NewStates(o.batch)}
 	err = r.await(ctx)

@@ -235,6 +235,18 @@ func TestFollow(t *testing.T) {
 			want: "stdout:hi\nstdout:again\nend:reason=Completed exitCode=0\n",
 			took: time.Second,
 		},
+		"replicas is lowered, and its index goes": {
+			answers: map[string][]answer{"one": {{text: log(hi), stays: true}}},
+			first:   batch("one", v1alpha1.BatchSandboxStatus{}),
+			change: func(s *States) {
+				pause(time.Second)
+				none := batch("one", v1alpha1.BatchSandboxStatus{})
+				none.Spec.Replicas = ptr.To(int32(0))
+				s.See(none)
+			},
+			want: "stdout:hi\n",
+			took: time.Second + quiet,
+		},
 		"logs may not be read": {
 			answers: map[string][]answer{"one": {{err: forbidden}}},
 			first:   batch("one", v1alpha1.BatchSandboxStatus{}), partly: true, err: forbidden,

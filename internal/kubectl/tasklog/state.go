@@ -51,8 +51,8 @@ func (s *State) gone() *State {
 	return &after
 }
 
-// Ended is true when the task of an index ended for good.
-func (s *State) Ended(index int) bool { return s.ended[index] }
+// Ended is true when the task of an index ended for good, be it since replicas was lowered.
+func (s *State) Ended(index int) bool { return s.ended[index] || index >= cluster.Replicas(s.Batch) }
 
 // AllEnded is true when every task ended for good.
 func (s *State) AllEnded() bool {
