@@ -20,6 +20,8 @@ CLUSTER_NAME ?= default
 # GOTESTFLAGS are added to every `go test`, FUZZTIME is spent on each fuzz target.
 GOTESTFLAGS ?=
 FUZZTIME ?= 10s
+# PLUGIN_PLATFORMS are those that .krew.yaml names.
+PLUGIN_PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
 LOCALCLUSTER = go -C hack/localcluster run .
 KUBECTL ?= $(or $(shell command -v kubectl 2>/dev/null),$(shell $(LOCALCLUSTER) assets --cluster=kwok)/kubectl)
@@ -42,9 +44,22 @@ clean: ## Delete what the targets wrote into the checkout (the cache and cluster
 ##@ Development
 
 .PHONY: build
-build: ## Build the static binaries bin/controller and bin/task-executor
+build: ## Build the static binaries bin/controller, bin/task-executor and bin/kubectl-sandbox
 	$(GOBUILD) -o bin/controller ./cmd/controller
 	$(GOBUILD) -o bin/task-executor ./cmd/task-executor
+	$(GOBUILD) -o bin/kubectl-sandbox ./cmd/kubectl-sandbox
+
+.PHONY: plugin-archives
+plugin-archives: ## Build the kubectl plugin for PLUGIN_PLATFORMS, as the archives in bin/plugin that .krew.yaml names
+	rm -rf bin/plugin && mkdir -p bin/plugin
+	for platform in $(PLUGIN_PLATFORMS); do \
+		folder=bin/plugin/$${platform/\//_}; \
+		GOOS=$${platform%/*} GOARCH=$${platform#*/} $(GOBUILD) -o $$folder/kubectl-sandbox ./cmd/kubectl-sandbox; \
+		cp LICENSE THIRD_PARTY_NOTICES $$folder/; \
+		tar --create --gzip --owner=0 --group=0 --mode=a=rX,u+w --sort=name --mtime=@0 \
+			--file=bin/plugin/kubectl-sandbox_$(VERSION)_$${platform/\//_}.tar.gz --directory=$$folder .; \
+		rm -r $$folder; \
+	done
 
 .PHONY: fmt
 fmt: ## Format all Go files
@@ -171,7 +186,7 @@ demo: ## Show it all on a local cluster, from nothing to tasks in sandboxes
 
 .PHONY: sbom
 sbom: build ## Write a bill of materials (CycloneDX) for each binary to bin/NAME.cdx.json, and check it
-	for binary in controller task-executor; do \
+	for binary in controller task-executor kubectl-sandbox; do \
 		"$$(hack/tools/tool.sh cyclonedx-gomod)" bin -json -output-version 1.6 -std -noserial -notimestamp -version $(VERSION) \
 			-output bin/$$binary.cdx.json bin/$$binary; \
 		go run ./hack/verify/sbom bin/$$binary bin/$$binary.cdx.json $(VERSION); \

@@ -102,7 +102,7 @@ func runTests(m *testing.M) (int, error) {
 
 // build makes the binaries under test.
 func (w *world) build() error {
-	for _, name := range []string{"controller", "task-executor"} {
+	for _, name := range []string{"controller", "task-executor", "kubectl-sandbox"} {
 		cmd := exec.Command("go", "build", "-o", filepath.Join(w.bin, name), "./cmd/"+name)
 		cmd.Dir = "../.."
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
