@@ -139,6 +139,10 @@ faults: ## Break everything around two controllers and audit what became of it: 
 	$(GOBUILD) -o bin/faults ./test/faults
 	bin/faults $(if $(FOR),-for=$(FOR)) $(if $(SEED),-seed=$(SEED)) $(FAULTSFLAGS)
 
+.PHONY: mutants
+mutants: ## Break the controller in one place after the other, and see that faults finds each: MUTANTS="a b", FOR=, SEEDS=
+	FOR=$(FOR) SEEDS='$(SEEDS)' FAULTSFLAGS='$(FAULTSFLAGS)' hack/test/mutants.sh $(MUTANTS)
+
 .PHONY: fuzz
 fuzz: ## Fuzz every fuzz target for FUZZTIME each
 	hack/test/fuzz.sh $(FUZZTIME)

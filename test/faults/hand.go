@@ -177,16 +177,18 @@ func (h *hand) evictPod(ctx context.Context) (bool, error) {
 
 // failPod has a pod end as a kubelet tells it.
 func (h *hand) failPod(ctx context.Context) (bool, error) {
-	return h.withPod(ctx, func(pod *corev1.Pod) error {
-		pod.Status.Phase = corev1.PodFailed
-		pod.Status.Reason, pod.Status.Message = "Evicted", "the node was low on memory"
-		for i := range pod.Status.Conditions {
-			if c := &pod.Status.Conditions[i]; c.Type == corev1.PodReady || c.Type == corev1.ContainersReady {
-				c.Status, c.Reason, c.LastTransitionTime = corev1.ConditionFalse, "PodFailed", metav1.Now()
-			}
+	return h.withPod(ctx, func(pod *corev1.Pod) error { return h.fail(ctx, pod) })
+}
+
+func (h *hand) fail(ctx context.Context, pod *corev1.Pod) error {
+	pod.Status.Phase = corev1.PodFailed
+	pod.Status.Reason, pod.Status.Message = "Evicted", "the node was low on memory"
+	for i := range pod.Status.Conditions {
+		if c := &pod.Status.Conditions[i]; c.Type == corev1.PodReady || c.Type == corev1.ContainersReady {
+			c.Status, c.Reason, c.LastTransitionTime = corev1.ConditionFalse, "PodFailed", metav1.Now()
 		}
-		return h.client.Status().Update(ctx, pod)
-	})
+	}
+	return h.client.Status().Update(ctx, pod)
 }
 
 // labelPod marks a pod for eviction, as a user does.
@@ -282,8 +284,13 @@ func (h *hand) patch(ctx context.Context, obj client.Object, merge map[string]an
 	return h.client.Patch(ctx, obj, client.RawPatch(types.MergePatchType, body))
 }
 
+// boundPool gives a pool other bounds, now and then such that batches have to wait for each other.
 func (h *hand) boundPool(ctx context.Context) (bool, error) {
-	return true, h.patch(ctx, h.drawPool(), map[string]any{"spec": map[string]any{"capacitySpec": bounds(h.random)}})
+	capacity := bounds(h.random)
+	if h.random.Float64() < 0.15 {
+		capacity = v1alpha1.CapacitySpec{BufferMin: 1, BufferMax: 2, PoolMax: 6}
+	}
+	return true, h.patch(ctx, h.drawPool(), map[string]any{"spec": map[string]any{"capacitySpec": capacity}})
 }
 
 func (h *hand) updatePool(ctx context.Context) (bool, error) {
@@ -346,6 +353,58 @@ func (h *hand) deleteBatch(ctx context.Context) (bool, error) {
 		}
 		return h.client.Delete(ctx, sb, options...)
 	})
+}
+
+// farewell does to batches that stay, and to what they hold, what else would hardly be met by one of them: most live for a moment.
+// What becomes of that is seen when all is at rest.
+func (h *hand) farewell(ctx context.Context) error {
+	last := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: faultsNamespace, Name: lastPool}}
+	if err := client.IgnoreNotFound(h.client.Delete(ctx, last)); err != nil {
+		return fmt.Errorf("delete pool %s: %w", lastPool, err)
+	}
+	batches := &v1alpha1.BatchSandboxList{}
+	if err := h.client.List(ctx, batches, client.InNamespace(faultsNamespace)); err != nil {
+		return fmt.Errorf("list batches: %w", err)
+	}
+	acts := []func(*v1alpha1.BatchSandbox, *corev1.Pod) error{
+		func(_ *v1alpha1.BatchSandbox, pod *corev1.Pod) error { return h.fail(ctx, pod) },
+		func(_ *v1alpha1.BatchSandbox, pod *corev1.Pod) error { return h.client.Delete(ctx, pod) },
+		func(sb *v1alpha1.BatchSandbox, _ *corev1.Pod) error {
+			return h.patch(ctx, sb, map[string]any{"spec": map[string]any{"replicas": 0}})
+		},
+		func(sb *v1alpha1.BatchSandbox, _ *corev1.Pod) error {
+			return h.patch(ctx, sb, map[string]any{"spec": map[string]any{"expireTime": metav1.Now()}})
+		},
+	}
+	for i := range batches.Items {
+		if len(acts) == 0 {
+			return nil
+		}
+		sb := &batches.Items[i]
+		pod := h.firstOf(ctx, sb)
+		if sb.DeletionTimestamp != nil || sb.Spec.ExpireTime != nil || pod == nil {
+			continue
+		}
+		if acts[0](sb, pod) == nil {
+			acts = acts[1:]
+		}
+	}
+	return nil
+}
+
+// firstOf is the first pod that a batch names, nil if there is none.
+func (h *hand) firstOf(ctx context.Context, sb *v1alpha1.BatchSandbox) *corev1.Pod {
+	var named struct {
+		Pods []string `json:"pods"`
+	}
+	if json.Unmarshal([]byte(sb.Annotations[v1alpha1.AllocStatusAnnotation]), &named) != nil || len(named.Pods) == 0 {
+		return nil
+	}
+	pod := &corev1.Pod{}
+	if h.client.Get(ctx, client.ObjectKey{Namespace: sb.Namespace, Name: named.Pods[0]}, pod) != nil {
+		return nil
+	}
+	return pod
 }
 
 // --- executors ----------------------------------------------------------------------------------------------

@@ -89,6 +89,7 @@ type killer struct {
 	replicas []*replica
 	election *election
 	delivery func() time.Time // the last one
+	only     string           // the one way that is used; "" for all
 	done     *tally
 }
 
@@ -120,24 +121,51 @@ func (k *killer) leader(ctx context.Context) *replica {
 	return nil
 }
 
-// strike draws what becomes of the leader.
+// strike is a way to take the lead away, and its share of all.
+type strike struct {
+	name  string
+	share float64
+}
+
+var strikes = []strike{{killLeader, 0.55}, {freezeLeader, 0.25}, {endLeader, 0.1}, {killBoth, 0.1}}
+
+const (
+	killLeader   = "killLeader"
+	freezeLeader = "freezeLeader"
+	endLeader    = "endLeader"
+	killBoth     = "killBoth"
+)
+
+// drawStrike draws what becomes of the leader.
+func (k *killer) drawStrike() string {
+	pick := k.random.Float64()
+	if k.only != "" {
+		return k.only
+	}
+	for _, s := range strikes {
+		if pick -= s.share; pick < 0 {
+			return s.name
+		}
+	}
+	return killBoth
+}
+
+// strike does to the leader what was drawn.
 func (k *killer) strike(ctx context.Context, leader *replica, holder string) {
-	switch pick := k.random.Float64(); {
-	case pick < 0.55:
-		k.done.add("killLeader")
+	how := k.drawStrike()
+	k.done.add(how)
+	switch how {
+	case killLeader:
 		leader.signal(syscall.SIGKILL)
-	case pick < 0.8:
-		k.done.add("freezeLeader")
+	case freezeLeader:
 		pause := between(k.random, 0, 3*time.Second)
 		leader.signal(syscall.SIGSTOP)
 		k.another(ctx, holder)
 		wait(ctx, pause)
 		leader.signal(syscall.SIGCONT)
-	case pick < 0.9:
-		k.done.add("endLeader")
+	case endLeader:
 		leader.signal(syscall.SIGTERM)
-	default:
-		k.done.add("killBoth")
+	default: // killBoth
 		for _, r := range k.replicas {
 			r.keepDown(true)
 			r.signal(syscall.SIGKILL)

@@ -27,8 +27,9 @@ const (
 	leftAlive = 20
 	// meanLife is how long a batch lives on average after it was delivered and its tasks have ended.
 	meanLife = 300 * time.Millisecond
-	// longestWait is how long a batch is left alone that isn't delivered, and longestRun one whose tasks don't end.
-	longestWait = 25 * time.Second
+	// longestWait is how long a batch is left alone that isn't delivered, and longestRun one whose tasks don't end. The one is
+	// long enough for the auditor to see that it was overtaken.
+	longestWait = time.Minute
 	longestRun  = 20 * time.Second
 	// loadTick is the time between two looks at what is due, and loadWorkers how many requests are under way at once.
 	loadTick    = 20 * time.Millisecond

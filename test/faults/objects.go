@@ -28,6 +28,9 @@ const (
 	restartPool = "restart"
 )
 
+// lastPool is nobody's. It is deleted in the end, and not made again: nothing may be left of it.
+const lastPool = "last"
+
 var poolNames = []string{noopPool, deletePool, restartPool}
 
 func rawObject(json string) *v1alpha1.RawObject {

@@ -26,9 +26,12 @@ const (
 	askTimeout = time.Second
 )
 
-// electionFlags make elections quick.
-var electionFlags = []string{
-	"--leader-elect", "--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s", "--leader-elect-retry-period=500ms",
+// electionFlags are for elections with a lease, by the proportions of the defaults of the client library.
+func electionFlags(lease time.Duration) []string {
+	return []string{
+		"--leader-elect", "--leader-elect-lease-duration=" + lease.String(), "--leader-elect-renew-deadline=" + (2 * lease / 3).String(),
+		"--leader-elect-retry-period=" + (lease / 6).String(),
+	}
 }
 
 // replica is one controller process, which is started again whenever it ends.
@@ -60,7 +63,7 @@ func newReplica(ctx context.Context, name, kubeconfig string, o Options, dir str
 	}
 	args := append([]string{
 		"--kubeconfig=" + kubeconfig, "--namespace=" + systemNamespace, "--metrics-bind-address=" + address, "--health-probe-bind-address=0",
-	}, electionFlags...)
+	}, electionFlags(o.Lease)...)
 	return &replica{
 		name: name, binary: o.Controller, args: args, log: log, metrics: "http://" + address + "/metrics", told: make(chan struct{}),
 	}, nil

@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -39,6 +40,10 @@ const (
 	restLimit = 110 * time.Second
 	// settle is how long the world at rest is looked at.
 	settle = 10 * time.Second
+	// lookMeanwhile is the time between two looks of the auditor while things are broken, which leave out what is younger than
+	// inStep: the watches of two kinds may be that far apart.
+	lookMeanwhile = 5 * time.Second
+	inStep        = 3 * time.Second
 )
 
 // replicaNames are those of the controllers.
@@ -50,7 +55,8 @@ func faultRates() proxy.Rates {
 		Objects: map[proxy.Kind]float64{
 			proxy.Conflict: 0.02, proxy.TooManyRequests: 0.003, proxy.InternalError: 0.01, proxy.LostReply: 0.02, proxy.CutReply: 0.01,
 			proxy.SlowReply: 0.015, proxy.StaleList: 0.2, proxy.ExpiredWatch: 0.05, proxy.RefusedWatchList: 0.3,
-			proxy.WatchCut: 0.3, proxy.ExpiredEvent: 0.15, proxy.DelayedEvent: 0.004,
+			proxy.RepeatedWrite: 0.01,
+			proxy.WatchCut:      0.3, proxy.ExpiredEvent: 0.15, proxy.DelayedEvent: 0.004,
 		},
 		Leases: map[proxy.Kind]float64{
 			proxy.Conflict: 0.005, proxy.TooManyRequests: 0.002, proxy.InternalError: 0.005, proxy.LostReply: 0.005, proxy.CutReply: 0.005,
@@ -75,6 +81,7 @@ type show struct {
 	replicas  []*replica
 	election  *election
 	hands     *tally
+	caught    []auditor.Finding // that ended the run early
 }
 
 // run breaks things for as long as the options ask, judges what became of them, and takes everything down at its end.
@@ -109,10 +116,8 @@ func (s *show) prepare(ctx context.Context) ([]*corev1.Node, error) {
 			return nil, fmt.Errorf("make namespace %s: %w", name, err)
 		}
 	}
-	for _, kind := range []client.Object{&v1alpha1.BatchSandbox{}, &v1alpha1.Pool{}} { // of a run that was cut off
-		if err := s.cluster.Client.DeleteAllOf(ctx, kind, client.InNamespace(faultsNamespace)); err != nil {
-			return nil, fmt.Errorf("delete what an earlier run left: %w", err)
-		}
+	if err := s.purge(ctx); err != nil {
+		return nil, fmt.Errorf("delete what an earlier run left: %w", err)
 	}
 	nodes, err := nodesAsTheyAre(ctx, s.cluster.Client)
 	if err != nil {
@@ -124,6 +129,38 @@ func (s *show) prepare(ctx context.Context) ([]*corev1.Node, error) {
 		}
 	}
 	return nodes, nil
+}
+
+// purge deletes what a run left that was cut off, whatever its controllers still wanted to do about it.
+func (s *show) purge(ctx context.Context) error {
+	inNamespace, free := client.InNamespace(faultsNamespace), client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))
+	batches, pools := &v1alpha1.BatchSandboxList{}, &v1alpha1.PoolList{}
+	if err := errors.Join(s.cluster.Client.List(ctx, batches, inNamespace), s.cluster.Client.List(ctx, pools, inNamespace)); err != nil {
+		return err
+	}
+	var left []client.Object
+	for i := range batches.Items {
+		left = append(left, &batches.Items[i])
+	}
+	for i := range pools.Items {
+		left = append(left, &pools.Items[i])
+	}
+	for _, obj := range left {
+		if err := s.cluster.Client.Patch(ctx, obj, free); client.IgnoreNotFound(err) != nil {
+			return err
+		}
+		if err := s.cluster.Client.Delete(ctx, obj); client.IgnoreNotFound(err) != nil {
+			return err
+		}
+	}
+	if err := s.cluster.Client.DeleteAllOf(ctx, &corev1.Pod{}, inNamespace, client.GracePeriodSeconds(0)); err != nil {
+		return err
+	}
+	return s.until(ctx, warmLimit, "the pods of an earlier run are gone", func() (bool, string) {
+		pods := &corev1.PodList{}
+		err := s.cluster.Client.List(ctx, pods, inNamespace)
+		return err == nil && len(pods.Items) == 0, fmt.Sprintf("%d are left (%v)", len(pods.Items), err)
+	})
 }
 
 // perform records what happens from the start of the controllers until all is at rest again.
@@ -153,7 +190,11 @@ func (s *show) perform(ctx context.Context, nodes []*corev1.Node) (v verdict, er
 	}
 	_, losses := s.election.state()
 	v = verdict{Seconds: time.Since(begin).Seconds(), Faults: s.faults(), Hands: s.hands.all(), history: history, marks: marks, end: time.Now()}
-	v.judge()
+	if v.cutOff = len(s.caught) > 0; v.cutOff {
+		v.take(s.caught)
+	} else {
+		v.judge()
+	}
 	v.Seed, v.LeaderLosses = s.options.Seed, losses
 	return v, nil
 }
@@ -196,7 +237,7 @@ func (s *show) play(ctx context.Context, nodes []*corev1.Node) (err error) {
 	if err := s.warm(ctx); err != nil {
 		return err
 	}
-	if err := s.breakAll(ctx, nodes); err != nil {
+	if err := s.breakAll(ctx, nodes); err != nil || len(s.caught) > 0 {
 		return err
 	}
 	return s.rest(ctx)
@@ -219,8 +260,12 @@ func (s *show) random(purpose uint64) *rand.Rand {
 // warm makes the pools and waits until they have pods.
 func (s *show) warm(ctx context.Context) error {
 	random := s.random(1)
-	for _, name := range poolNames {
-		pool := poolOf(name, bounds(random))
+	for _, name := range append([]string{lastPool}, poolNames...) {
+		capacity := v1alpha1.CapacitySpec{BufferMin: 2, BufferMax: 4, PoolMax: 5}
+		if name != lastPool {
+			capacity = bounds(random)
+		}
+		pool := poolOf(name, capacity)
 		err := s.until(ctx, warmLimit, "pool "+name+" is made", func() (bool, string) { // one of an earlier run may have to go first
 			err := s.cluster.Client.Create(ctx, pool.DeepCopy())
 			return err == nil, fmt.Sprint(err)
@@ -252,7 +297,7 @@ func (s *show) breakAll(ctx context.Context, nodes []*corev1.Node) error {
 	if err != nil {
 		return err
 	}
-	k := &killer{random: s.random(3), replicas: s.replicas, election: s.election, delivery: l.lastDelivery, done: s.hands}
+	k := &killer{random: s.random(3), replicas: s.replicas, election: s.election, delivery: l.lastDelivery, done: s.hands, only: s.options.Strike}
 	h := &hand{client: s.cluster.Client, random: s.random(4), executors: s.executors, done: s.hands, nodes: nodes}
 	broken, cancel := context.WithTimeout(ctx, s.options.For)
 	defer cancel()
@@ -262,14 +307,19 @@ func (s *show) breakAll(ctx context.Context, nodes []*corev1.Node) error {
 	all.Go(func() { l.run(broken) })
 	all.Go(func() { k.run(broken) })
 	all.Go(func() { handErr = h.run(broken) })
-	err = s.until(ctx, s.options.For+time.Second, "the time is over", func() (bool, string) {
+	looked := time.Now()
+	err = s.until(ctx, s.options.For+time.Minute, "the time is over", func() (bool, string) {
+		if s.options.UntilFound && time.Since(looked) >= lookMeanwhile {
+			s.caught = s.foundBy(time.Now())
+			looked = time.Now()
+		}
 		_, losses := s.election.state()
-		return broken.Err() != nil, fmt.Sprintf("leaders lost %d", losses)
+		return broken.Err() != nil || len(s.caught) > 0, fmt.Sprintf("leaders lost %d", losses)
 	})
 	cancel()
 	all.Wait()
 	s.executors.Calm()
-	return errors.Join(err, handErr, watchErr, s.proxy.SetRates(proxy.Rates{}), l.thin(ctx))
+	return errors.Join(err, handErr, watchErr, s.proxy.SetRates(proxy.Rates{}), l.thin(ctx), h.farewell(ctx))
 }
 
 // rest waits until the world is at rest and nothing is wrong with it, or should not be any more.
@@ -301,6 +351,14 @@ func (s *show) isUnsettled(now time.Time) bool {
 	return slices.ContainsFunc(found, func(f auditor.Finding) bool { return f.Kind == auditor.Leaked || f.Kind == auditor.Stuck })
 }
 
+// foundBy is what the auditor finds while things are still broken: what no later change can mend.
+func (s *show) foundBy(now time.Time) []auditor.Finding {
+	end := now.Add(-inStep)
+	history := slices.DeleteFunc(s.recorder.SoFar(), func(c auditor.Change) bool { return c.Time.After(end) })
+	marks := slices.DeleteFunc(s.executors.Marks(), func(m auditor.Mark) bool { return m.Begin.After(end) })
+	return auditor.Audit(history, marks, settingsCutOff(end))
+}
+
 // until looks again and again until something is true, and shows how far it is.
 func (s *show) until(ctx context.Context, timeout time.Duration, what string, reached func() (done bool, progress string)) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -330,6 +388,9 @@ func (s *show) healthy() error {
 		if err := r.check(); err != nil {
 			return err
 		}
+	}
+	if s.recorder == nil {
+		return nil // nothing is recorded yet
 	}
 	select {
 	case <-s.recorder.Failed():

@@ -33,7 +33,10 @@ func TestOptions(t *testing.T) {
 		"a time and a seed":   {[]string{"-for=60s", "-seed=7"}, ""},
 		"too short":           {[]string{"-for=1s"}, "-for"},
 		"no load":             {[]string{"-rate=0"}, "-rate"},
+		"a lease too short":   {[]string{"-lease=1ms"}, "-lease"},
 		"too few nodes":       {[]string{"-nodes=2"}, "-nodes"},
+		"one way to strike":   {[]string{"-strike=freezeLeader"}, ""},
+		"no way to strike":    {[]string{"-strike=ask"}, "-strike"},
 		"something left over": {[]string{"10m"}, "10m"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -70,5 +73,21 @@ func TestDrawnTimesKeepToTheirRange(t *testing.T) {
 		if d := exponential(random, time.Second); d < 0 || d > 5*time.Second {
 			t.Fatalf("drew %s with a mean of 1 s", d)
 		}
+	}
+}
+
+func TestTheLeadIsTakenAwayInEveryWayOrInOne(t *testing.T) {
+	count := func(only string) map[string]int {
+		k, n := &killer{random: chance(1), only: only}, map[string]int{}
+		for range 1000 {
+			n[k.drawStrike()]++
+		}
+		return n
+	}
+	if n := count(""); n[killLeader] < 500 || n[freezeLeader] < 200 || n[endLeader] < 70 || n[killBoth] < 70 {
+		t.Errorf("drew %v", n)
+	}
+	if n := count(freezeLeader); n[freezeLeader] != 1000 {
+		t.Errorf("drew %v, want one way alone", n)
 	}
 }

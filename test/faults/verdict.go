@@ -33,6 +33,7 @@ type verdict struct {
 	history  auditor.History
 	marks    []auditor.Mark
 	end      time.Time
+	cutOff   bool // at a finding, in the midst of it all
 	findings []auditor.Finding
 }
 
@@ -41,9 +42,25 @@ func settingsAt(end time.Time) auditor.Settings {
 	return auditor.Settings{End: end, Settle: settle, Flight: 30 * time.Second}
 }
 
+// settingsCutOff are what the auditor is told of a run that is in the midst of it all: nothing is at rest yet.
+func settingsCutOff(end time.Time) auditor.Settings {
+	s := settingsAt(end)
+	s.Settle = 1000 * time.Hour // longer than any run: nothing counts as wrong for as long as that
+	return s
+}
+
 // judge has the auditor judge the run.
 func (v *verdict) judge() {
-	v.findings = auditor.Audit(v.history, v.marks, settingsAt(v.end))
+	settings := settingsAt(v.end)
+	if v.cutOff {
+		settings = settingsCutOff(v.end)
+	}
+	v.take(auditor.Audit(v.history, v.marks, settings))
+}
+
+// take takes findings over.
+func (v *verdict) take(findings []auditor.Finding) {
+	v.findings = findings
 	v.Summary = auditor.Summarize(v.history, v.marks, v.findings)
 	v.Findings = nil // each is told on a line of its own
 }
@@ -71,7 +88,7 @@ func (s *show) publish(v verdict) error {
 		return errors.Join(v.tell(), os.RemoveAll(s.dir))
 	}
 	err := errors.Join(
-		writeJSON(filepath.Join(s.dir, marksFile), saved{v.marks, v.end, s.options.Seed, v.LeaderLosses}),
+		writeJSON(filepath.Join(s.dir, marksFile), saved{v.marks, v.end, v.cutOff, s.options.Seed, v.LeaderLosses}),
 		writeJSON(filepath.Join(s.dir, summaryFile), struct {
 			verdict
 			Findings []auditor.Finding `json:"findings"`
@@ -86,6 +103,7 @@ func (s *show) publish(v verdict) error {
 type saved struct {
 	Marks        []auditor.Mark `json:"marks"`
 	End          time.Time      `json:"end"`
+	CutOff       bool           `json:"cutOff,omitempty"`
 	Seed         uint64         `json:"seed"`
 	LeaderLosses int            `json:"leaderLosses"`
 }
@@ -121,7 +139,7 @@ func judgeAgain(dir string) error {
 	if err := json.Unmarshal(data, &rest); err != nil {
 		return fmt.Errorf("read the runs of tasks: %w", err)
 	}
-	v := verdict{history: history, marks: rest.Marks, end: rest.End}
+	v := verdict{history: history, marks: rest.Marks, end: rest.End, cutOff: rest.CutOff}
 	v.judge()
 	v.Seed, v.LeaderLosses = rest.Seed, rest.LeaderLosses
 	return v.tell()

@@ -75,3 +75,19 @@ func TestARunWithoutFindingsLeavesNothingUnlessAskedFor(t *testing.T) {
 		})
 	}
 }
+
+func TestARunThatWasCutOffIsNotJudgedAsIfItWereAtRest(t *testing.T) {
+	begin := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
+	for name, c := range map[string]struct {
+		cutOff bool
+		want   int
+	}{"at its end": {false, 1}, "cut off": {true, 0}} {
+		t.Run(name, func(t *testing.T) {
+			v := verdict{history: stuck(begin), end: begin.Add(time.Minute), cutOff: c.cutOff}
+			v.judge()
+			if len(v.findings) != c.want || v.ByKind[auditor.Stuck] != c.want {
+				t.Errorf("%d findings, want %d: %+v", len(v.findings), c.want, v.findings)
+			}
+		})
+	}
+}

@@ -36,6 +36,12 @@ const (
 	// DirtyHandedOut: a pod was given to a batch with the traces of another one in it.
 	DirtyHandedOut Kind = "DirtyHandedOut"
 
+	// UnfitHandedOut: a pod was given to a batch that had ended, was to go, or was on a cordoned node.
+	UnfitHandedOut Kind = "UnfitHandedOut"
+
+	// GangSplit: a batch was given fewer pods than its minAvailable says that it takes together.
+	GangSplit Kind = "GangSplit"
+
 	// Overtaken: a batch was served while one that comes first waited.
 	Overtaken Kind = "Overtaken"
 )
@@ -161,7 +167,8 @@ type audit struct {
 	world    *world
 	findings []Finding
 
-	traces map[types.UID]*traces  // by pod
+	traces map[types.UID]*traces // by pod
+	fit    fitness
 	queued map[types.UID]*waiting // by batch
 	passed []*overtaking          // that may still prove innocent
 	ends   map[types.UID]*told    // by batch
@@ -170,7 +177,7 @@ type audit struct {
 
 func newAudit(marks []Mark, s Settings) *audit {
 	return &audit{
-		settings: s, world: newWorld(s.NodeLoss), traces: map[types.UID]*traces{}, queued: map[types.UID]*waiting{},
+		settings: s, world: newWorld(s.NodeLoss), traces: map[types.UID]*traces{}, fit: newFitness(), queued: map[types.UID]*waiting{},
 		ends: map[types.UID]*told{}, runs: sortRuns(marks),
 	}
 }
@@ -187,6 +194,8 @@ func (a *audit) take(c Change) {
 	a.checkHolds(s)
 	a.checkBound(s)
 	a.checkClean(s)
+	a.checkFit(s)
+	a.checkGang(s)
 	a.checkOrder(s)
 	a.checkEnds(s)
 }
@@ -197,5 +206,5 @@ func (a *audit) restAt(h History, at time.Time) []Finding {
 		a.take(c)
 	}
 	a.world.now = at
-	return slices.Concat(a.leaks(), a.stuckDeletions(), a.stuckPools(), a.stuckTasks())
+	return slices.Concat(a.leaks(), a.stuckDeletions(), a.stuckBatches(), a.stuckPools(), a.stuckTasks())
 }

@@ -93,7 +93,7 @@ func TestFindingsComeInTheOrderOfTheChangesThatShowThem(t *testing.T) {
 			s.makePool("p", 2)
 			s.makePods("p", "y")
 			s.ask("a", "p")
-			s.ask("b", "p")
+			s.ask("b", "p", func(b *wrappers.BatchWrapper) { b.Replicas(2) })
 			s.name("a", "y")
 			s.name("b", "y")
 			s.makePool("gone", 1)
@@ -195,6 +195,15 @@ func TestDirtyPods(t *testing.T) {
 			s.unmark("x")
 			s.name("b", "x")
 		}, nil},
+		"marked, restarted, and unclean": {func(s *story) {
+			used(s, v1alpha1.RecycleRestart)
+			s.mark("x", "a")
+			s.name("a", "")
+			s.restart("x", "sandbox", "task-executor")
+			s.editPod("x", func(p *corev1.Pod) { p.Status.Message = Unclean })
+			s.unmark("x")
+			s.name("b", "x")
+		}, dirty},
 		"given while it is marked": {func(s *story) {
 			used(s, v1alpha1.RecycleRestart)
 			s.mark("x", "a")
@@ -334,6 +343,48 @@ func TestOvertakenBatches(t *testing.T) {
 			s.name("b", "x")
 			later(s)
 		}, nil},
+		"the older is passed for a long time, and goes": {func(s *story) {
+			waiting(s)
+			s.name("b", "x")
+			s.letGo("b")
+			s.ask("c", "p")
+			s.pass(6 * time.Second)
+			s.remove("Pod", "x")
+			s.makePods("p", "y")
+			s.name("c", "y")
+			s.del("BatchSandbox", "a")
+			s.letGo("a")
+			later(s)
+		}, overtaken},
+		"the older is passed once, and fenced by the next leader": {func(s *story) {
+			waiting(s)
+			s.name("b", "x")
+			s.editBatch("a", func(sb *v1alpha1.BatchSandbox) {
+				sb.Annotations = map[string]string{v1alpha1.LeaderEpochAnnotation: "next"}
+			})
+			later(s)
+		}, nil},
+		"the older is passed once, and goes": {func(s *story) {
+			waiting(s)
+			s.name("b", "x")
+			s.pass(6 * time.Second)
+			s.del("BatchSandbox", "a")
+			s.letGo("a")
+			later(s)
+		}, nil},
+		"the older is passed for a long time, and gets the pod that was on its way": {func(s *story) {
+			waiting(s)
+			s.editPool("p", func(p *v1alpha1.Pool) { p.Spec.CapacitySpec.PoolMax = 3; p.Status.Total = 3 })
+			s.makePods("p", "y", "z")
+			s.name("b", "x")
+			s.ask("c", "p")
+			s.pass(6 * time.Second)
+			s.name("c", "z")
+			s.name("a", "y")
+			s.del("BatchSandbox", "a")
+			s.letGo("a")
+			later(s)
+		}, nil},
 		"the write for the older was on its way": {func(s *story) {
 			waiting(s)
 			s.editPool("p", func(p *v1alpha1.Pool) { p.Spec.CapacitySpec.PoolMax = 2; p.Status.Total = 2 })
@@ -421,6 +472,88 @@ func TestLeakedPods(t *testing.T) {
 			ready(s)
 			s.editPool("p", func(p *v1alpha1.Pool) { p.Status.Total = 1 })
 			s.rest()
+		}, nil},
+	}.run(t)
+}
+
+func TestUnfitPods(t *testing.T) {
+	unfit := one(UnfitHandedOut, "Pod default/x", "BatchSandbox default/a")
+	ready := func(s *story) {
+		s.makeNode("n")
+		s.makePool("p", 2, recycles(v1alpha1.RecycleNoop))
+		s.makePods("p", "x")
+		s.editPod("x", func(pod *corev1.Pod) { pod.Spec.NodeName = "n" })
+		s.ask("a", "p")
+		s.pass(10 * time.Second)
+	}
+	given := func(s *story) { s.pass(10 * time.Second); s.name("a", "x") }
+	cases{
+		"a pod without fault": {func(s *story) { ready(s); given(s) }, nil},
+		"a pod that ended": {func(s *story) {
+			ready(s)
+			s.editPod("x", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed })
+			given(s)
+		}, unfit},
+		"a pod that ended just now": {func(s *story) {
+			ready(s)
+			s.editPod("x", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed })
+			s.name("a", "x")
+		}, nil},
+		"a pod that is being deleted":       {func(s *story) { ready(s); s.del("Pod", "x"); given(s) }, unfit},
+		"a pod that is marked for eviction": {func(s *story) { ready(s); s.editPod("x", label(v1alpha1.EvictLabel, "")); given(s) }, unfit},
+		"a pod whose mark was taken away": {func(s *story) {
+			ready(s)
+			s.editPod("x", label(v1alpha1.EvictLabel, ""))
+			s.editPod("x", func(p *corev1.Pod) { delete(p.Labels, v1alpha1.EvictLabel) })
+			given(s)
+		}, nil},
+		"a pod on a node that was cordoned": {func(s *story) { ready(s); s.cordon("n"); given(s) }, unfit},
+		"a pod that got there after the cordon": {func(s *story) {
+			s.makeNode("n")
+			s.cordon("n")
+			s.makePool("p", 2)
+			s.makePods("p", "x")
+			s.editPod("x", func(pod *corev1.Pod) { pod.Spec.NodeName = "n" })
+			s.ask("a", "p")
+			given(s)
+		}, nil},
+		"a pod that its batch had before it ended": {func(s *story) {
+			ready(s)
+			s.name("a", "x")
+			s.editPod("x", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed })
+			given(s)
+		}, nil},
+	}.run(t)
+}
+
+func TestGangsInPart(t *testing.T) {
+	split := one(GangSplit, "BatchSandbox default/a")
+	gang := func(s *story, edits ...func(*wrappers.BatchWrapper)) {
+		s.makePool("p", 4)
+		s.makePods("p", "w", "x", "y", "z")
+		s.ask("a", "p", append([]func(*wrappers.BatchWrapper){func(b *wrappers.BatchWrapper) { b.Replicas(3).MinAvailable(2) }}, edits...)...)
+	}
+	cases{
+		"all together":                 {func(s *story) { gang(s); s.name("a", "x", "y", "z") }, nil},
+		"as many as it takes together": {func(s *story) { gang(s); s.name("a", "x", "y") }, nil},
+		"one of two":                   {func(s *story) { gang(s); s.name("a", "x") }, split},
+		"the rest one by one":          {func(s *story) { gang(s); s.name("a", "x", "y"); s.name("a", "x", "y", "z") }, nil},
+		"one in place of one that is lost": {func(s *story) {
+			gang(s)
+			s.name("a", "x", "y")
+			s.remove("Pod", "x")
+			s.name("a", "", "y")
+			s.name("a", "z", "y")
+		}, nil},
+		"one of fewer replicas than that": {func(s *story) { gang(s, func(b *wrappers.BatchWrapper) { b.Replicas(1) }); s.name("a", "x") }, nil},
+		"one a moment after it was made larger": {func(s *story) {
+			gang(s, func(b *wrappers.BatchWrapper) { b.Replicas(1) })
+			s.editSpec("a", resize(3))
+			s.name("a", "x")
+		}, nil},
+		"one of those that are given back after their tasks": {func(s *story) {
+			gang(s, withTask(0), func(b *wrappers.BatchWrapper) { b.Releases() })
+			s.name("a", "x")
 		}, nil},
 	}.run(t)
 }

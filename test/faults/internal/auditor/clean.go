@@ -36,6 +36,10 @@ type mark struct {
 	Since      string            `json:"since"`
 }
 
+// Unclean is the message in the status of a simulated pod whose containers were restarted and that still has traces, as its
+// executor says too.
+const Unclean = "traces are left"
+
 // deleteRace is how old what the API server goes by may be while it deletes. It reads an object, sees no finalizer, and deletes whatever is
 // there then: a batch too whose first finalizer came with its sandboxes in between. If its leader is gone as well, nobody knows whose
 // they were.
@@ -48,8 +52,8 @@ const deleteRace = 2 * time.Second
 //	| it lets the pod go, and the pool's type was Noop in Settings.Stale    | don't matter  |
 //	| it is deleted in spite of its finalizer, within deleteRace            | don't matter  |
 //	| it lets the pod go, otherwise                                         | stay          |
-//	| the mark for its batch goes, and no container has the ID it had when  | are gone      |
-//	| the mark came, nor one that the mark names                            |               |
+//	| the mark for its batch goes, no container has the ID it had when the  | are gone      |
+//	| mark came, nor one that the mark names, and it isn't Unclean          |               |
 //	| any other mark goes, or none ever came                                | stay          |
 //	| the pod goes                                                          | go with it    |
 //
@@ -117,7 +121,7 @@ func (t *traces) why() string {
 	case t.mark != nil:
 		return "it is still marked"
 	case t.unmarked != 0:
-		return "its mark went before all containers had new IDs"
+		return "its mark went before all containers had new IDs, or though its executor said that it was unclean"
 	default:
 		return "it was never marked"
 	}
@@ -150,7 +154,7 @@ func (a *audit) followMark(s step) {
 	}
 }
 
-// proves says whether a pod has none of the containers any more that it had with its mark.
+// proves says whether a pod has none of the containers any more that it had with its mark, and nobody says that it is unclean.
 func (t *traces) proves(pod *corev1.Pod) bool {
 	ids := containerIDs(pod)
 	for _, old := range []map[string]string{t.ids, t.mark.Containers} {
@@ -160,7 +164,7 @@ func (t *traces) proves(pod *corev1.Pod) bool {
 			}
 		}
 	}
-	return t.mark.Batch == t.user.obj.UID && len(t.mark.Containers) > 0
+	return t.mark.Batch == t.user.obj.UID && len(t.mark.Containers) > 0 && pod.Status.Message != Unclean
 }
 
 // markOf is the mark on a pod, nil for none. One that can't be read proves nothing.

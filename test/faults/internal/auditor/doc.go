@@ -5,6 +5,6 @@
 // it must not get wrong in the same way.
 //
 // [Recorder] writes the history down, [Audit] judges it. The rules are those of docs/architecture.md, a file each: holds.go,
-// clean.go, bound.go, order.go and tasks.go judge every change; leaks.go and stuck.go judge what is left when everything has
+// clean.go, fit.go, gang.go, bound.go, order.go and tasks.go judge every change; leaks.go and stuck.go judge what is left when everything has
 // come to rest.
 package auditor

@@ -27,6 +27,8 @@ type overtaking struct {
 	// idle are the pods that nobody held at that moment and that could be handed out: they may have been on their way to the
 	// first.
 	idle map[name]bool
+	// again: the first was passed once more, Settings.Waited later at the least.
+	again bool
 }
 
 // checkOrder finds batches that are served out of turn: higher priority first, then the older, then by name. An earlier batch
@@ -38,7 +40,10 @@ type overtaking struct {
 //	| yes             | it or the later | -       | -                                               | no: their ranks are not settled |
 //	| yes             | no              | no      | -                                               | no: it has been served    |
 //	| yes             | no              | yes     | it gets a pod that was idle when it happened    | no: its write was on its way |
-//	| yes             | no              | yes     | it goes, is edited, or doesn't wait any more    | no: it may have been set aside |
+//	| yes             | no              | yes     | it goes, is edited, fenced, or doesn't wait any | yes: no write is on its way for so long |
+//	|                 |                 |         | more, after it was passed again Settings.Waited |                           |
+//	|                 |                 |         | later                                           |                           |
+//	| yes             | no              | yes     | the same, and it was not                        | no: its write was lost with its leader, or it was set aside |
 //	| yes             | no              | yes     | the history ends                                | no: nobody can tell       |
 //	| yes             | no              | yes     | anything else                                   | yes                       |
 //
@@ -82,6 +87,9 @@ func (a *audit) noteOvertakings(s step) {
 		if idle == nil {
 			idle = a.world.idlePods(name{Namespace: s.batch.obj.Namespace, Name: s.batch.obj.Spec.PoolRef})
 		}
+		for _, o := range a.passed {
+			o.again = o.again || (o.first == first && s.Time.Sub(o.at) >= a.settings.Waited)
+		}
 		a.passed = append(a.passed, &overtaking{
 			first: first, served: s.batch, at: s.Time, revisions: []int64{w.revision, s.Revision}, pods: len(s.given), idle: idle,
 		})
@@ -95,7 +103,13 @@ func (a *audit) settleOvertakings(s step) {
 			a.reportOvertaking(o)
 			return true
 		}
-		return s.batch == o.first && o.excusedBy(s)
+		if s.batch != o.first || !o.excusedBy(s) {
+			return false
+		}
+		if o.again && !o.isServedBy(s) {
+			a.reportOvertaking(o)
+		}
+		return true
 	})
 }
 
@@ -106,12 +120,15 @@ func (o *overtaking) excusedBy(s step) bool {
 	if s.batch.gone || sb.DeletionTimestamp != nil || (before != nil && before.Generation != sb.Generation) {
 		return true
 	}
-	for _, index := range s.given {
-		if o.idle[s.podAt(index)] {
-			return true
-		}
+	if before != nil && before.Annotations[v1alpha1.LeaderEpochAnnotation] != sb.Annotations[v1alpha1.LeaderEpochAnnotation] {
+		return true
 	}
-	return len(s.given) == 0 && sb.Status.Queue == nil
+	return o.isServedBy(s) || (len(s.given) == 0 && sb.Status.Queue == nil)
+}
+
+// isServedBy says whether the first gets a pod that may have been on its way.
+func (o *overtaking) isServedBy(s step) bool {
+	return slices.ContainsFunc(s.given, func(index int) bool { return o.idle[s.podAt(index)] })
 }
 
 // finishOrder reports what had long enough to prove innocent until the end.

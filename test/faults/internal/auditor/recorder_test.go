@@ -214,7 +214,7 @@ func TestASummaryCounts(t *testing.T) {
 	s.ask("c", "p")
 	s.name("b", "y")
 	sum := Summarize(s.history, s.marks, s.audit())
-	if sum.Changes != len(s.history) || sum.Deliveries != 2 || sum.Handed != 3 || sum.ByKind[DoublyHeld] != 1 || len(sum.ByKind) != 8 || len(sum.Findings) != 1 {
+	if sum.Changes != len(s.history) || sum.Deliveries != 2 || sum.Handed != 3 || sum.ByKind[DoublyHeld] != 1 || len(sum.ByKind) != 10 || len(sum.Findings) != 1 {
 		t.Errorf("summary %+v of %d changes, want 2 deliveries, 3 pods handed over and one finding", sum, len(s.history))
 	}
 }

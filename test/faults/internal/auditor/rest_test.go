@@ -187,3 +187,79 @@ func TestPoolsOutOfBounds(t *testing.T) {
 		}, one(Stuck, "Pod default/x")},
 	}.run(t)
 }
+
+func TestBatchesThatKeepWhatTheyShouldNot(t *testing.T) {
+	stuck := one(Stuck, "BatchSandbox default/a")
+	has := func(s *story, edits ...func(*wrappers.BatchWrapper)) {
+		s.makePool("p", 2)
+		s.makePods("p", "x", "y")
+		s.ask("a", "p", append(edits, func(b *wrappers.BatchWrapper) { b.Replicas(2) })...)
+		s.name("a", "x", "y")
+	}
+	expires := func(s *story, after time.Duration) {
+		end := metav1.NewTime(s.now.Add(after))
+		s.editSpec("a", func(spec *v1alpha1.BatchSandboxSpec) { spec.ExpireTime = &end })
+	}
+	cases{
+		"its expireTime is over":           {func(s *story) { has(s); expires(s, time.Second); s.rest() }, stuck},
+		"its expireTime comes later":       {func(s *story) { has(s); expires(s, time.Hour); s.rest() }, nil},
+		"its expireTime was over just now": {func(s *story) { has(s); s.rest(); expires(s, 0) }, nil},
+		"its expireTime is over, and it goes": {func(s *story) {
+			has(s)
+			expires(s, time.Second)
+			s.del("BatchSandbox", "a")
+			s.letGo("a")
+			s.rest()
+		}, nil},
+		"its tasks completed long ago, and it was to live on for a moment": {func(s *story) {
+			has(s, withTask(0))
+			s.editSpec("a", func(spec *v1alpha1.BatchSandboxSpec) { spec.TTLSecondsAfterFinished = new(int32) })
+			s.run("a", 1, "x", "Completed")
+			s.status("a", func(status *v1alpha1.BatchSandboxStatus) {
+				status.CompletedIndexes = "0"
+				status.Conditions = []metav1.Condition{{
+					Type: v1alpha1.ConditionTasksCompleted, Status: metav1.ConditionTrue, LastTransitionTime: metav1.NewTime(s.now),
+				}}
+			})
+			s.editSpec("a", resize(1))
+			s.name("a", "x")
+			s.rest()
+		}, stuck},
+		"it keeps a pod after it was made smaller": {func(s *story) { has(s); s.editSpec("a", resize(1)); s.rest() }, stuck},
+		"it was made smaller just now":             {func(s *story) { has(s); s.rest(); s.editSpec("a", resize(1)) }, nil},
+		"it gave the pod back": {func(s *story) {
+			has(s)
+			s.editSpec("a", resize(1))
+			s.mark("y", "a")
+			s.name("a", "x")
+			s.restart("y", "sandbox", "task-executor")
+			s.unmark("y")
+			s.rest()
+		}, nil},
+	}.run(t)
+}
+
+func TestPodsOfAnOldTemplate(t *testing.T) {
+	image := func(image string) func(*v1alpha1.Pool) {
+		return func(p *v1alpha1.Pool) {
+			p.Spec.Template.Raw = []byte(`{"spec":{"containers":[{"name":"sandbox","image":"` + image + `"}]}}`)
+		}
+	}
+	ready := func(s *story, edits ...func(*v1alpha1.Pool)) {
+		s.makePool("p", 1, append(edits, image("new"))...)
+		s.makePods("p", "x")
+		s.editPod("x", func(pod *corev1.Pod) { pod.Spec.Containers = []corev1.Container{{Name: "sandbox", Image: "old"}} })
+	}
+	cases{
+		"nobody holds it":  {func(s *story) { ready(s); s.rest() }, one(Stuck, "Pod default/x")},
+		"a batch holds it": {func(s *story) { ready(s); s.ask("a", "p"); s.name("a", "x"); s.rest() }, nil},
+		"edited just now":  {func(s *story) { ready(s); s.editPool("p", image("old")); s.rest(); s.editPool("p", image("new")) }, nil},
+		"new pods would fail": {func(s *story) {
+			ready(s)
+			s.editPool("p", func(p *v1alpha1.Pool) {
+				p.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionPodsFailing, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonPodsEnded}}
+			})
+			s.rest()
+		}, nil},
+	}.run(t)
+}

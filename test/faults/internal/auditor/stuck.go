@@ -3,10 +3,12 @@
 package auditor
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -41,6 +43,51 @@ func (a *audit) stuckDeletions() []Finding {
 		}
 	}
 	return found
+}
+
+// stuckBatches finds batches at rest whose time is over, and those that keep what they don't ask for any more:
+//
+//	| being deleted | expireTime, or the time to live, is over | names a pod at an index that is not wanted | the finding   |
+//	| yes           | -                                        | -                                          | none here     |
+//	| no            | yes                                      | -                                          | not deleted   |
+//	| no            | no                                       | yes                                        | not given back |
+func (a *audit) stuckBatches() []Finding {
+	var found []Finding
+	for _, n := range sortedNames(a.world.batches) {
+		b := a.world.batches[n]
+		switch {
+		case b.obj.DeletionTimestamp != nil:
+		case a.isOver(b.obj):
+			found = append(found, a.stuck("BatchSandbox", b.obj, "is not deleted, though its time is over"))
+		case isMistaken(b.obj.Status.Conditions):
+		default:
+			if pod := b.unwanted(); pod != "" {
+				found = append(found, a.stuck("BatchSandbox", b.obj, "keeps Pod "+pod+", which it doesn't ask for any more"))
+			}
+		}
+	}
+	return found
+}
+
+// isOver says whether the time of a batch is over that its spec gives it.
+func (a *audit) isOver(sb *v1alpha1.BatchSandbox) bool {
+	if end := sb.Spec.ExpireTime; end != nil && a.world.now.After(end.Time) {
+		return true
+	}
+	done, ttl := meta.FindStatusCondition(sb.Status.Conditions, v1alpha1.ConditionTasksCompleted), sb.Spec.TTLSecondsAfterFinished
+	return ttl != nil && done != nil && done.Status == metav1.ConditionTrue &&
+		a.world.now.After(done.LastTransitionTime.Add(time.Duration(*ttl)*time.Second))
+}
+
+// unwanted is a pod that the batch names at an index that it gave back or never asks for; "" for none.
+func (b *batch) unwanted() string {
+	released := givenBack(b.obj)
+	for i, pod := range b.named {
+		if pod != "" && (i >= replicas(b.obj) || slices.Contains(released, i)) {
+			return pod
+		}
+	}
+	return ""
 }
 
 // demand is what a batch waits for.
@@ -156,8 +203,8 @@ func sizeProblem(obj *v1alpha1.Pool, c counts) string {
 	}
 }
 
-// stuckPods finds pods of a pool at rest that nobody holds and that should be gone: those that ended or are to be evicted, and those
-// whose recycling takes too long.
+// stuckPods finds pods of a pool at rest that nobody holds and that should be gone: those that ended or are to be evicted, those
+// whose recycling takes too long, and those whose images are not the template's, unless the pool's pods fail.
 func (a *audit) stuckPods(p *pool) []Finding {
 	var found []Finding
 	for _, n := range sortedNames(p.pods) {
@@ -172,9 +219,24 @@ func (a *audit) stuckPods(p *pool) []Finding {
 			found = append(found, a.stuck("Pod", pod, "has ended or is to be evicted, nobody holds it, and it is not deleted"))
 		case m != nil && a.recyclesTooLong(m):
 			found = append(found, a.stuck("Pod", pod, "has been recycled since "+m.Since+", and is neither clean nor deleted"))
+		case !meta.IsStatusConditionTrue(p.obj.Status.Conditions, v1alpha1.ConditionPodsFailing) && isOutdated(p.obj, pod):
+			found = append(found, a.stuck("Pod", pod, "has another image than its pool's template, nobody holds it, and it is not replaced"))
 		}
 	}
 	return found
+}
+
+// isOutdated says whether a container of the pool's template has another image than in the pod.
+func isOutdated(p *v1alpha1.Pool, pod *corev1.Pod) bool {
+	var template corev1.PodTemplateSpec
+	if p.Spec.Template == nil || json.Unmarshal(p.Spec.Template.Raw, &template) != nil {
+		return false
+	}
+	return slices.ContainsFunc(template.Spec.Containers, func(wanted corev1.Container) bool {
+		return slices.ContainsFunc(pod.Spec.Containers, func(is corev1.Container) bool {
+			return is.Name == wanted.Name && is.Image != wanted.Image
+		})
+	})
 }
 
 func (a *audit) recyclesTooLong(m *mark) bool {

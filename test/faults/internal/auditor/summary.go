@@ -33,7 +33,7 @@ type Summary struct {
 // Summarize counts what there was in a run, and what was found in it.
 func Summarize(h History, marks []Mark, findings []Finding) Summary {
 	sum := Summary{Changes: len(h), Runs: len(marks), Findings: findings, ByKind: map[Kind]int{}}
-	for _, k := range []Kind{DoublyHeld, Leaked, Stuck, RunTooOften, EndMisreported, AbovePoolMax, DirtyHandedOut, Overtaken} {
+	for _, k := range []Kind{DoublyHeld, Leaked, Stuck, RunTooOften, EndMisreported, AbovePoolMax, DirtyHandedOut, UnfitHandedOut, GangSplit, Overtaken} {
 		sum.ByKind[k] = 0
 	}
 	for _, f := range findings {

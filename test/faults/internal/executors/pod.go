@@ -18,6 +18,7 @@ import (
 
 	"opensandbox.io/controller/internal/task-executor/recycle"
 	taskexecutor "opensandbox.io/controller/pkg/task-executor"
+	"opensandbox.io/controller/test/faults/internal/auditor"
 	"opensandbox.io/controller/test/internal/executors"
 )
 
@@ -179,6 +180,10 @@ func (p *pod) tell(ctx context.Context) error {
 			RestartCount: int32(life - 1), //nolint:gosec // a few
 			State:        corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}},
 		})
+	}
+	obj.Status.Message = ""
+	if p.dirty {
+		obj.Status.Message = auditor.Unclean // for the auditor, who doesn't hear executors
 	}
 	p.mu.Unlock()
 	return client.IgnoreNotFound(p.all.options.Client.Status().Update(ctx, obj))

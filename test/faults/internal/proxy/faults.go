@@ -21,6 +21,8 @@ const (
 	InternalError Kind = "internalError"
 	// LostReply answers 504 to a write that landed.
 	LostReply Kind = "lostReply"
+	// RepeatedWrite answers 500 with Retry-After: 1 to a write that landed: the client library repeats it, and conflicts with itself.
+	RepeatedWrite Kind = "repeatedWrite"
 	// CutReply closes the connection, without a reply, of a write that landed.
 	CutReply Kind = "cutReply"
 	// SlowReply holds the reply of anything but a watch back for a time from Options.Slow; a write has landed by then.
@@ -43,7 +45,7 @@ const (
 // What is drawn together, in this order: one at most is met at a time. The order, and the place of each, decide what a seed
 // draws.
 var (
-	perRequest = []Kind{Conflict, TooManyRequests, InternalError, LostReply, CutReply, SlowReply, StaleList, ExpiredWatch, RefusedWatchList}
+	perRequest = []Kind{Conflict, TooManyRequests, InternalError, LostReply, CutReply, SlowReply, StaleList, ExpiredWatch, RefusedWatchList, RepeatedWrite}
 	perSpan    = []Kind{WatchCut, ExpiredEvent}
 	perEvent   = []Kind{DelayedEvent}
 )
@@ -145,6 +147,7 @@ func pickOf(kinds []Kind, rates map[Kind]float64, pick float64) Kind {
 //	| TooManyRequests     | all                                                          |
 //	| InternalError       | all                                                          |
 //	| LostReply, CutReply | writes                                                       |
+//	| RepeatedWrite       | writes                                                       |
 //	| SlowReply           | all but watches                                              |
 //	| StaleList           | lists at resourceVersion=0 that say nothing against old data |
 //	| ExpiredWatch        | watches from a resource version                              |
@@ -163,7 +166,7 @@ func canMeet(req request, kind Kind) bool {
 		return true
 	case Conflict:
 		return req.verb == verbUpdate
-	case LostReply, CutReply:
+	case LostReply, CutReply, RepeatedWrite:
 		return req.isWrite()
 	case SlowReply:
 		return req.verb != verbWatch

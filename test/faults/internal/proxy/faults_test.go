@@ -74,10 +74,10 @@ func TestARequestMeetsOnlyWhatItCanMeet(t *testing.T) {
 		"a list of exactly that time":        {"GET", pods + "?resourceVersion=0&resourceVersionMatch=Exact", []Kind{SlowReply}},
 		"a list not older than":              {"GET", pods + "?resourceVersion=9", []Kind{SlowReply}},
 		"a further page of a list":           {"GET", pods + "?resourceVersion=0&continue=x", []Kind{SlowReply}},
-		"a create":                           {"POST", pods, []Kind{LostReply, CutReply, SlowReply}},
-		"an update":                          {"PUT", pod, []Kind{Conflict, LostReply, CutReply, SlowReply}},
-		"a patch":                            {"PATCH", pod, []Kind{Conflict, LostReply, CutReply, SlowReply}},
-		"a delete":                           {"DELETE", pod, []Kind{LostReply, CutReply, SlowReply}},
+		"a create":                           {"POST", pods, []Kind{LostReply, CutReply, SlowReply, RepeatedWrite}},
+		"an update":                          {"PUT", pod, []Kind{Conflict, LostReply, CutReply, SlowReply, RepeatedWrite}},
+		"a patch":                            {"PATCH", pod, []Kind{Conflict, LostReply, CutReply, SlowReply, RepeatedWrite}},
+		"a delete":                           {"DELETE", pod, []Kind{LostReply, CutReply, SlowReply, RepeatedWrite}},
 		"a watch from now":                   {"GET", pods + "?watch=true", nil},
 		"a watch from any time":              {"GET", pods + "?watch=true&resourceVersion=0", nil},
 		"a watch from a version":             {"GET", pods + "?watch=true&resourceVersion=9", []Kind{ExpiredWatch}},
@@ -184,6 +184,7 @@ func TestEveryFaultThatIsAReplyHasOne(t *testing.T) {
 	want := map[Kind]int32{
 		Conflict: http.StatusConflict, TooManyRequests: http.StatusTooManyRequests, InternalError: http.StatusInternalServerError,
 		LostReply: http.StatusGatewayTimeout, ExpiredWatch: http.StatusGone, RefusedWatchList: http.StatusUnprocessableEntity, ExpiredEvent: http.StatusGone,
+		RepeatedWrite: http.StatusInternalServerError,
 	}
 	for _, kind := range slices.Concat(perRequest, perSpan, perEvent) {
 		status, ok := statusOf(kind, request{})

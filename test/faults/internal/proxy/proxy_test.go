@@ -218,6 +218,7 @@ func TestFaultsThatAreReplies(t *testing.T) {
 		"too many requests aren't sent on":    {TooManyRequests, "POST", podsPath, 429, metav1.StatusReasonTooManyRequests, "1", 0},
 		"an internal error isn't sent on":     {InternalError, "DELETE", podPath, 500, metav1.StatusReasonInternalError, "", 0},
 		"a lost reply's write landed once":    {LostReply, "PATCH", podPath, 504, metav1.StatusReasonTimeout, "", 1},
+		"a repeated write landed":             {RepeatedWrite, "PATCH", podPath, 500, metav1.StatusReasonInternalError, "1", 1},
 		"a watch from a version is expired":   {ExpiredWatch, "GET", podsPath + "?watch=true&resourceVersion=7", 410, metav1.StatusReasonExpired, "", 0},
 		"a watch of what there is is refused": {RefusedWatchList, "GET", podsPath + "?watch=true&sendInitialEvents=true", 422, metav1.StatusReasonInvalid, "", 0},
 	} {
@@ -278,7 +279,7 @@ func TestACutReplysWriteLandedOnceAndARetryComesThrough(t *testing.T) {
 
 // A write that the API server refuses didn't land: its own reply is worth more than a fault.
 func TestRefusedWritesLoseNoReply(t *testing.T) {
-	for _, kind := range []Kind{LostReply, CutReply} {
+	for _, kind := range []Kind{LostReply, CutReply, RepeatedWrite} {
 		s := start(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "taken", http.StatusConflict) }, Options{Rates: only(kind)})
 		if got, err := s.call("PATCH", podPath, "x"); err != nil || got.code != http.StatusConflict || got.body != "taken\n" {
 			t.Errorf("%s: got %v %q %v", kind, got.code, got.body, err)

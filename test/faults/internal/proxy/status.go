@@ -34,6 +34,9 @@ func statusOf(kind Kind, req request) (metav1.Status, bool) {
 		err = apierrors.NewInternalError(errInternal)
 	case LostReply:
 		err = apierrors.NewTimeoutError("request did not complete within requested timeout - context deadline exceeded", 0)
+	case RepeatedWrite:
+		err = apierrors.NewInternalError(errInternal)
+		err.ErrStatus.Details.RetryAfterSeconds = 1
 	case ExpiredWatch, ExpiredEvent:
 		err = apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %s", req.version))
 	case RefusedWatchList:

@@ -65,7 +65,7 @@ func (t trip) reply(r *http.Request, resp *http.Response) (*http.Response, error
 		if err := wait(r.Context(), t.proxy.slow.at(t.draw.share)); err != nil {
 			return nil, errors.Join(err, resp.Body.Close())
 		}
-	case t.fault == LostReply && landed:
+	case (t.fault == LostReply || t.fault == RepeatedWrite) && landed:
 		if err := drain(resp.Body); err != nil {
 			return nil, err
 		}
