@@ -18,11 +18,10 @@ type terminal struct {
 	in  io.Reader // nil: none
 	raw bool      // it is a terminal, and so shall be the other end
 	fd  int
-	out int
 }
 
 // newTerminal finds out whether there is a terminal to pass on.
-func newTerminal(streams genericiooptions.IOStreams, stdin, tty bool) *terminal { //nolint:revive // two flags of the command line
+func newTerminal(streams genericiooptions.IOStreams, stdin, tty bool) *terminal {
 	t := &terminal{}
 	if !stdin {
 		return t
@@ -30,7 +29,7 @@ func newTerminal(streams genericiooptions.IOStreams, stdin, tty bool) *terminal 
 	t.in = streams.In
 	file, ok := streams.In.(*os.File)
 	if tty && ok && term.IsTerminal(int(file.Fd())) { //nolint:gosec // a descriptor
-		t.raw, t.fd, t.out = true, int(file.Fd()), int(file.Fd()) //nolint:gosec // a descriptor
+		t.raw, t.fd = true, int(file.Fd()) //nolint:gosec // a descriptor
 	}
 	return t
 }
@@ -45,7 +44,7 @@ func (t *terminal) with(do func(remotecommand.TerminalSizeQueue) error) error {
 		return err
 	}
 	defer term.Restore(t.fd, before) //nolint:errcheck // nobody to tell on a broken terminal
-	sizes := newSizes(t.out)
+	sizes := newSizes(t.fd)
 	defer sizes.stop()
 	return do(sizes)
 }

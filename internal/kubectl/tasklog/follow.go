@@ -164,13 +164,10 @@ func (f *Follower) take(ctx context.Context, lines <-chan []byte) (complete bool
 	skip := f.atLast
 	for {
 		state, changed := f.States.Get()
-		next := state.pooledPod(f.Index)
-		switch {
-		case state.Ended(f.Index) && f.endedTry >= state.Try(f.Index):
-			return true, nil
-		case next != "" && next != f.pod:
-			return false, nil
-		case state.Gone || state.Ended(f.Index):
+		if done, complete := f.isDone(state); done {
+			return complete, nil
+		}
+		if state.Gone || state.Ended(f.Index) {
 			pending.begin()
 		}
 		select {
@@ -178,9 +175,7 @@ func (f *Follower) take(ctx context.Context, lines <-chan []byte) (complete bool
 			if !ok {
 				return false, ctx.Err()
 			}
-			if l, ok := state.parse(line, f.Index); ok && !f.wasSeen(l.At, &skip) {
-				f.emit(l)
-			}
+			f.takeLine(state, line, &skip)
 			pending.again()
 		case <-changed:
 		case <-pending.over():
@@ -192,6 +187,15 @@ func (f *Follower) take(ctx context.Context, lines <-chan []byte) (complete bool
 			return false, ctx.Err()
 		}
 	}
+}
+
+// isDone is true when all of the output was read, which makes it complete, or when the index has another pod.
+func (f *Follower) isDone(state *State) (done, complete bool) {
+	if state.Ended(f.Index) && f.endedTry >= state.Try(f.Index) {
+		return true, true
+	}
+	next := state.pooledPod(f.Index)
+	return next != "" && next != f.pod, false
 }
 
 // wasSeen finds the lines that an earlier connection to the same pod brought already: those before the last time, and of that time as many as
@@ -211,7 +215,12 @@ func (f *Follower) wasSeen(at time.Time, skip *int) bool {
 	return false
 }
 
-func (f *Follower) emit(l Line) {
+// takeLine emits a line that is the task's and was not seen.
+func (f *Follower) takeLine(state *State, line []byte, skip *int) {
+	l, ok := state.parse(line, f.Index)
+	if !ok || f.wasSeen(l.At, skip) {
+		return
+	}
 	if l.Stream == taskexecutor.EndStream {
 		f.endedTry = max(f.endedTry, l.Try)
 	}
