@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dashboard
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"opensandbox.io/controller/api/v1alpha1"
+)
+
+// The drawings are as wide as this in units of their own; the page scales them.
+const (
+	drawWidth   = 600.0
+	chartTop    = 8.0
+	chartBottom = 104.0
+	// chartColumns is the number of columns that a chart has.
+	chartColumns = 90
+)
+
+// segment is a piece of a bar: from X on, W wide.
+type segment struct {
+	Class string
+	X, W  string
+}
+
+// mark is a bound in a drawing, at X in a bar and at Y in a chart.
+type mark struct {
+	Label string
+	At    string
+	// Anchor is the end of the label that stands at the mark: start, middle or end.
+	Anchor string
+}
+
+// barView is a pool as a bar.
+type barView struct {
+	Segments []segment
+	Bounds   []mark
+	// Buffer is where the pods that nobody holds should end: between bufferMin and bufferMax behind the held ones.
+	Buffer segment
+	// Beyond says that poolMax is too far to the right to be drawn.
+	Beyond bool
+}
+
+// newBar draws held, idle, starting and unusable pods after each other, then the sandboxes that are waited for, in a width that
+// stands for poolMax.
+//
+//	| poolMax                                 | the width stands for                           |
+//	| up to four times what there is to draw  | poolMax, or what there is to draw if that is more |
+//	| more                                    | one and a half times what there is to draw     |
+func newBar(s v1alpha1.PoolStatus, c v1alpha1.CapacitySpec) barView {
+	drawn := max(float64(s.Total)+float64(s.Waiting), float64(s.Allocated)+float64(c.BufferMax), float64(c.PoolMin), 1)
+	width, beyond := max(drawn, float64(c.PoolMax)), false
+	if float64(c.PoolMax) > 4*drawn {
+		width, beyond = 1.5*drawn, true
+	}
+	scale := func(n float64) float64 { return n / width * drawWidth }
+
+	bar := barView{Beyond: beyond}
+	at := 0.0
+	for _, part := range []struct {
+		class string
+		n     int32
+	}{
+		{"held", s.Allocated}, {"idle", s.Available}, {"starting", s.Starting},
+		{"unusable", unusable(s)}, {"waiting", s.Waiting},
+	} {
+		if part.n <= 0 {
+			continue
+		}
+		bar.Segments = append(bar.Segments, segment{Class: part.class, X: number(scale(at)), W: number(scale(float64(part.n)))})
+		at += float64(part.n)
+	}
+	held := float64(s.Allocated)
+	bar.Buffer = segment{Class: "buffer", X: number(scale(held + float64(c.BufferMin))), W: number(max(3, scale(float64(c.BufferMax-c.BufferMin))))}
+	if c.PoolMin > 0 {
+		bar.Bounds = append(bar.Bounds, newMark("poolMin", c.PoolMin, scale(float64(c.PoolMin))))
+	}
+	if !beyond {
+		bar.Bounds = append(bar.Bounds, newMark("poolMax", c.PoolMax, scale(float64(c.PoolMax))))
+	}
+	return bar
+}
+
+func newMark(name string, n int32, at float64) mark {
+	m := mark{Label: fmt.Sprintf("%s %d", name, n), At: number(at), Anchor: "middle"}
+	switch {
+	case at < 40:
+		m.Anchor = "start"
+	case at > drawWidth-40:
+		m.Anchor = "end"
+	}
+	return m
+}
+
+// unusable is how many pods of a pool are neither held, idle nor starting.
+func unusable(s v1alpha1.PoolStatus) int32 { return max(0, s.Total-s.Allocated-s.Available-s.Starting) }
+
+// shape is a filled area, or a line, of a chart.
+type shape struct {
+	Class, Path string
+}
+
+// chartView is a pool over time.
+type chartView struct {
+	Areas  []shape // stacked, the lowest first
+	Line   string  // what is waited for
+	Bounds []mark
+	Top    string // what the upper edge stands for
+	Span   string // what the width stands for
+	Text   string // for those who don't see it
+	Empty  bool
+}
+
+// spans are the times that a chart may show, and how many samples make a column of it.
+var spans = [...]struct {
+	time time.Duration
+	step int
+	name string
+}{
+	{3 * time.Minute, 1, "3 min"},
+	{15 * time.Minute, 5, "15 min"},
+}
+
+// newChart draws a history: the newest column at the right, as much time as there is.
+func newChart(h *history, c v1alpha1.CapacitySpec) chartView {
+	span := spans[0]
+	for _, longer := range spans[1:] {
+		if time.Duration(h.taken)*sampleEvery > span.time {
+			span = longer
+		}
+	}
+	columns := h.columns(span.step, chartColumns)
+	view := chartView{Span: span.name, Empty: len(columns) == 0}
+	if view.Empty {
+		return view
+	}
+	top := topOf(columns, c)
+	height := func(n int32) float64 { return chartBottom - float64(n)/float64(top)*(chartBottom-chartTop) }
+	view.Top = strconv.Itoa(int(top))
+
+	base := make([]int32, len(columns))
+	for _, part := range []struct {
+		class string
+		of    func(sample) int32
+	}{
+		{"held", func(s sample) int32 { return s.held }},
+		{"idle", func(s sample) int32 { return s.idle }},
+		{"starting", func(s sample) int32 { return s.starting }},
+	} {
+		upper := make([]int32, len(columns))
+		for i, s := range columns {
+			upper[i] = base[i] + part.of(s)
+		}
+		view.Areas = append(view.Areas, shape{Class: part.class, Path: areaPath(base, upper, height)})
+		base = upper
+	}
+	waiting := make([]int32, len(columns))
+	for i, s := range columns {
+		waiting[i] = s.waiting
+	}
+	view.Line = "M" + steps(waiting, height, false)
+	view.Bounds = chartBounds(c, top, height)
+	view.Text = chartText(columns, span.name)
+	return view
+}
+
+// chartBounds are the bounds that can be seen. Two that lie on each other are one line.
+func chartBounds(c v1alpha1.CapacitySpec, top int32, height func(int32) float64) []mark {
+	var bounds []mark
+	if c.PoolMax <= top {
+		bounds = append(bounds, mark{Label: fmt.Sprintf("poolMax %d", c.PoolMax), At: number(height(c.PoolMax))})
+	}
+	if c.PoolMin > 0 && c.PoolMin != c.PoolMax && c.PoolMin <= top {
+		bounds = append(bounds, mark{Label: fmt.Sprintf("poolMin %d", c.PoolMin), At: number(height(c.PoolMin))})
+	}
+	return bounds
+}
+
+// topOf is what the upper edge stands for: room for all there is, and for poolMax where that isn't far above it.
+func topOf(columns []sample, c v1alpha1.CapacitySpec) int32 {
+	most := max(c.PoolMin, 1)
+	for _, s := range columns {
+		most = max(most, s.held+s.idle+s.starting, s.waiting)
+	}
+	if int64(c.PoolMax) <= 3*int64(most) {
+		return max(most, c.PoolMax)
+	}
+	return most + most/4 + 1
+}
+
+// areaPath runs along the upper edge to the right and along the lower one back.
+func areaPath(lower, upper []int32, height func(int32) float64) string {
+	return "M" + steps(upper, height, false) + "L" + steps(lower, height, true) + "Z"
+}
+
+// steps is a line with a step wherever the value changes, in the right part of the width. A value that stays needs no points.
+func steps(values []int32, height func(int32) float64, backwards bool) string {
+	const width = drawWidth / chartColumns
+	left := drawWidth - float64(len(values))*width
+	type point struct{ x, y float64 }
+	points := []point{{left, height(values[0])}}
+	for i, v := range values {
+		if i > 0 && v != values[i-1] {
+			x := left + float64(i)*width
+			points = append(points, point{x, height(values[i-1])}, point{x, height(v)})
+		}
+	}
+	points = append(points, point{drawWidth, height(values[len(values)-1])})
+	words := make([]string, len(points))
+	for i, p := range points {
+		at := i
+		if backwards {
+			at = len(points) - 1 - i
+		}
+		words[at] = number(p.x) + " " + number(p.y)
+	}
+	return strings.Join(words, "L")
+}
+
+// chartText tells what a chart shows.
+func chartText(columns []sample, span string) string {
+	least, most := columns[0], columns[0]
+	for _, s := range columns[1:] {
+		least = sample{min(least.held, s.held), min(least.idle, s.idle), min(least.starting, s.starting), min(least.waiting, s.waiting)}
+		most = sample{max(most.held, s.held), max(most.idle, s.idle), max(most.starting, s.starting), max(most.waiting, s.waiting)}
+	}
+	return fmt.Sprintf("Within the last %s: held %s, idle %s, starting %s, waiting %s", span,
+		between(least.held, most.held), between(least.idle, most.idle), between(least.starting, most.starting), between(least.waiting, most.waiting))
+}
+
+func between(least, most int32) string {
+	if least == most {
+		return strconv.Itoa(int(most))
+	}
+	return fmt.Sprintf("%d to %d", least, most)
+}
+
+// number writes a coordinate with at most one decimal.
+func number(x float64) string {
+	return strings.TrimSuffix(strconv.FormatFloat(x, 'f', 1, 64), ".0")
+}
