@@ -40,9 +40,10 @@ clean: ## Delete what the targets wrote into the checkout (the cache and cluster
 ##@ Development
 
 .PHONY: build
-build: ## Build the static binaries bin/controller and bin/task-executor
+build: ## Build the static binaries bin/controller, bin/task-executor and bin/kubectl-sandbox
 	$(GOBUILD) -o bin/controller ./cmd/controller
 	$(GOBUILD) -o bin/task-executor ./cmd/task-executor
+	$(GOBUILD) -o bin/kubectl-sandbox ./cmd/kubectl-sandbox
 
 .PHONY: fmt
 fmt: ## Format all Go files
@@ -148,7 +149,7 @@ demo: ## Show it all on a local cluster, from nothing to tasks in sandboxes
 
 .PHONY: sbom
 sbom: build ## Write a bill of materials (CycloneDX) for each binary to bin/NAME.cdx.json, and check it
-	for binary in controller task-executor; do \
+	for binary in controller task-executor kubectl-sandbox; do \
 		"$$(hack/tools/tool.sh cyclonedx-gomod)" bin -json -output-version 1.6 -std -noserial -notimestamp -version $(VERSION) \
 			-output bin/$$binary.cdx.json bin/$$binary; \
 		go run ./hack/verify/sbom bin/$$binary bin/$$binary.cdx.json $(VERSION); \

@@ -26,7 +26,7 @@ build "$first"
 )
 
 ok=true
-for binary in controller task-executor; do
+for binary in controller task-executor kubectl-sandbox; do
 	sums=$(sha256sum <"$first/bin/$binary"; sha256sum <"$second/bin/$binary")
 	if [ "$(sort -u <<<"$sums" | wc -l)" -ne 1 ]; then
 		printf '%s differs between two builds:\n%s\nfix: let nothing of the folder, the time or the machine into it (GOBUILD in the Makefile), and compare: go tool nm, go version -m\n' \
