@@ -7,6 +7,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"opensandbox.io/controller/internal/kubectl/cluster"
+	"opensandbox.io/controller/internal/kubectl/dashboard"
 )
 
 // builder makes one subcommand. Every package of a subcommand has one: NewCommand, or several with more in their names.
@@ -22,7 +23,7 @@ type group struct {
 func groups() []group {
 	return []group{
 		{"Commands that run:", []builder{}},
-		{"Commands that show:", []builder{}},
+		{"Commands that show:", []builder{dashboard.NewCommand}},
 		{"Commands that change:", []builder{}},
 	}
 }

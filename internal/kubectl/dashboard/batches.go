@@ -20,7 +20,7 @@ type state struct {
 }
 
 // The states of a batch.
-var batchStates = [...]state{ //nolint:gochecknoglobals // never written
+var batchStates = [...]state{
 	{"Waiting", "warn"}, {"Starting", "busy"}, {"Ready", "good"}, {"Running", "busy"},
 	{"Succeeded", "good"}, {"Failed", "bad"}, {"Deleting", "muted"},
 }
