@@ -83,7 +83,7 @@ presubmit: verify lint test-unit ## What to run before a push
 ##@ Tests
 
 .PHONY: test
-test: test-unit test-fuzz test-integration test-faults test-e2e ## Run all tests
+test: test-unit test-fuzz test-integration test-faults test-e2e test-browser ## Run all tests
 
 .PHONY: test-unit
 test-unit: ## Run unit tests (no cluster)
@@ -107,6 +107,10 @@ test-e2e: ## Run end-to-end tests on a real node (Linux as root)
 	else \
 		hack/test/with-cluster.sh node e2e -- hack/test/e2e.sh $(GOTEST) ./test/e2e/...; \
 	fi
+
+.PHONY: test-browser
+test-browser: ## Test the dashboard in a headless browser on a real node (Linux as root): SCREENSHOTS=docs/images writes those of the docs
+	hack/test/browser.sh go -C test/browser test -timeout=10m $(GOTESTFLAGS) ./... $(if $(SCREENSHOTS),-screenshots=$(abspath $(SCREENSHOTS)))
 
 .PHONY: bench
 bench: ## Measure on a simulated cluster: BENCH=scenarios, N=, RATE=, POOL=, FOR=, RUNS=, BENCHFLAGS=

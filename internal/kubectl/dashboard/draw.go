@@ -4,6 +4,8 @@ package dashboard
 
 import (
 	"fmt"
+	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -11,22 +13,25 @@ import (
 	"opensandbox.io/controller/api/v1alpha1"
 )
 
-// The drawings are as wide as this in units of their own; the page scales them.
 const (
-	drawWidth   = 600.0
-	chartTop    = 8.0
-	chartBottom = 104.0
+	// barWidth is the width of a bar: its lengths are percentages, so that its labels have the size of text.
+	barWidth = 100.0
+
+	// chartWidth and chartHeight are the size of a chart in units of its own. The page stretches its width alone.
+	chartWidth  = 600.0
+	chartHeight = 96.0
+
 	// chartColumns is the number of columns that a chart has.
 	chartColumns = 90
 )
 
-// segment is a piece of a bar: from X on, W wide.
+// segment is a piece of a bar: from X on, W wide, in percent.
 type segment struct {
 	Class string
 	X, W  string
 }
 
-// mark is a bound in a drawing, at X in a bar and at Y in a chart.
+// mark is a bound in a drawing: in a bar At percent from the left, in a chart At units from the top.
 type mark struct {
 	Label string
 	At    string
@@ -56,7 +61,7 @@ func newBar(s v1alpha1.PoolStatus, c v1alpha1.CapacitySpec) barView {
 	if float64(c.PoolMax) > 4*drawn {
 		width, beyond = 1.5*drawn, true
 	}
-	scale := func(n float64) float64 { return n / width * drawWidth }
+	scale := func(n float64) float64 { return n / width * barWidth }
 
 	bar := barView{Beyond: beyond}
 	at := 0.0
@@ -74,7 +79,7 @@ func newBar(s v1alpha1.PoolStatus, c v1alpha1.CapacitySpec) barView {
 		at += float64(part.n)
 	}
 	held := float64(s.Allocated)
-	bar.Buffer = segment{Class: "buffer", X: number(scale(held + float64(c.BufferMin))), W: number(max(3, scale(float64(c.BufferMax-c.BufferMin))))}
+	bar.Buffer = segment{Class: "buffer", X: number(scale(held + float64(c.BufferMin))), W: number(max(0.7, scale(float64(c.BufferMax-c.BufferMin))))}
 	if c.PoolMin > 0 {
 		bar.Bounds = append(bar.Bounds, newMark("poolMin", c.PoolMin, scale(float64(c.PoolMin))))
 	}
@@ -87,9 +92,9 @@ func newBar(s v1alpha1.PoolStatus, c v1alpha1.CapacitySpec) barView {
 func newMark(name string, n int32, at float64) mark {
 	m := mark{Label: fmt.Sprintf("%s %d", name, n), At: number(at), Anchor: "middle"}
 	switch {
-	case at < 40:
+	case at < 12:
 		m.Anchor = "start"
-	case at > drawWidth-40:
+	case at > barWidth-12:
 		m.Anchor = "end"
 	}
 	return m
@@ -106,7 +111,7 @@ type shape struct {
 // chartView is a pool over time.
 type chartView struct {
 	Areas  []shape // stacked, the lowest first
-	Line   string  // what is waited for
+	Line   string  // what is waited for, empty for nothing
 	Bounds []mark
 	Top    string // what the upper edge stands for
 	Span   string // what the width stands for
@@ -138,7 +143,7 @@ func newChart(h *history, c v1alpha1.CapacitySpec) chartView {
 		return view
 	}
 	top := topOf(columns, c)
-	height := func(n int32) float64 { return chartBottom - float64(n)/float64(top)*(chartBottom-chartTop) }
+	height := func(n int32) float64 { return chartHeight - float64(n)/float64(top)*chartHeight }
 	view.Top = strconv.Itoa(int(top))
 
 	base := make([]int32, len(columns))
@@ -161,7 +166,9 @@ func newChart(h *history, c v1alpha1.CapacitySpec) chartView {
 	for i, s := range columns {
 		waiting[i] = s.waiting
 	}
-	view.Line = "M" + steps(waiting, height, false)
+	if slices.Max(waiting) > 0 {
+		view.Line = "M" + steps(waiting, height, false)
+	}
 	view.Bounds = chartBounds(c, top, height)
 	view.Text = chartText(columns, span.name)
 	return view
@@ -198,8 +205,8 @@ func areaPath(lower, upper []int32, height func(int32) float64) string {
 
 // steps is a line with a step wherever the value changes, in the right part of the width. A value that stays needs no points.
 func steps(values []int32, height func(int32) float64, backwards bool) string {
-	const width = drawWidth / chartColumns
-	left := drawWidth - float64(len(values))*width
+	const width = chartWidth / chartColumns
+	left := chartWidth - float64(len(values))*width
 	type point struct{ x, y float64 }
 	points := []point{{left, height(values[0])}}
 	for i, v := range values {
@@ -208,7 +215,7 @@ func steps(values []int32, height func(int32) float64, backwards bool) string {
 			points = append(points, point{x, height(values[i-1])}, point{x, height(v)})
 		}
 	}
-	points = append(points, point{drawWidth, height(values[len(values)-1])})
+	points = append(points, point{chartWidth, height(values[len(values)-1])})
 	words := make([]string, len(points))
 	for i, p := range points {
 		at := i
@@ -238,7 +245,7 @@ func between(least, most int32) string {
 	return fmt.Sprintf("%d to %d", least, most)
 }
 
-// number writes a coordinate with at most one decimal.
+// number writes a coordinate with at most two decimals.
 func number(x float64) string {
-	return strings.TrimSuffix(strconv.FormatFloat(x, 'f', 1, 64), ".0")
+	return strconv.FormatFloat(math.Round(x*100)/100, 'f', -1, 64)
 }

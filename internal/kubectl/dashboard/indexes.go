@@ -226,7 +226,8 @@ type batchFacts struct {
 
 // batchHead is what doesn't change on the page of a batch.
 type batchHead struct {
-	Key types.NamespacedName
+	Key      types.NamespacedName
+	HasTasks bool
 }
 
 // chunk is a piece of the grid.
@@ -244,7 +245,8 @@ type taskRow struct {
 
 // batchPage is the page of one batch.
 func batchPage(in batchInput) view {
-	v := view{Title: "Batch " + in.key.Name, Skeleton: "batch", Head: batchHead{Key: in.key}}
+	head := batchHead{Key: in.key, HasTasks: in.batch != nil && in.batch.Spec.TaskTemplate != nil}
+	v := view{Title: "Batch " + in.key.Name, Skeleton: "batch", Head: head}
 	v.notices(in.notices)
 	if in.batch == nil {
 		v.Missing = true

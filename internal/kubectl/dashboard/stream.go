@@ -3,6 +3,7 @@
 package dashboard
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -63,7 +64,7 @@ type teller struct {
 //	| another skeleton or head | all                     |
 //	| else                     | the parts that changed  |
 func (t *teller) next(v view, now time.Time) (m message, any bool, err error) {
-	if !t.begun || t.shown.Skeleton != v.Skeleton || !reflect.DeepEqual(t.shown.Head, v.Head) {
+	if !t.begun || t.shown.Skeleton != v.Skeleton || t.shown.Missing != v.Missing || !reflect.DeepEqual(t.shown.Head, v.Head) {
 		main, err := t.render.main(v)
 		if err != nil {
 			return m, false, err
@@ -163,11 +164,13 @@ type events struct {
 }
 
 func (e events) send(m message) error {
-	data, err := json.Marshal(m)
-	if err != nil {
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false) // it doubles the length
+	if err := encoder.Encode(m); err != nil {
 		return err
 	}
-	return e.write("data: " + string(data) + "\n\n")
+	return e.write("data: " + out.String() + "\n") // Encode has ended the line
 }
 
 func (e events) write(text string) error {
