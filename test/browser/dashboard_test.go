@@ -70,7 +70,7 @@ func TestTheDashboardFollowsPoolsAndBatchesLiveAndIsUsableWithTheKeyboard(t *tes
 	b.sees("#batches tr .state", "Running")
 	b.sees("#batches tr .state", "Failed")
 	b.sees("#batches tr", "2 succeeded, 1 failed")
-	b.sees("#batches tr", "NonZeroExit at 1")
+	b.sees("#batches tr", "NonZeroExit at index 1")
 	b.eventually("how it ended is read out", `document.getElementById("spoken").textContent.includes("Batch evaluation: Failed")`)
 
 	// More demand than a pool may meet, and a task that goes on.

@@ -149,7 +149,7 @@ func isAre(n int) string {
 func failureNote(reasons []v1alpha1.FailedReason) string {
 	var words []string
 	for _, r := range reasons {
-		words = append(words, fmt.Sprintf("%s at %s", r.Reason, r.Indexes))
+		words = append(words, fmt.Sprintf("%s at index %s", r.Reason, r.Indexes))
 	}
 	return strings.Join(words, "; ")
 }

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"opensandbox.io/controller/api/v1alpha1"
 )
@@ -20,9 +19,6 @@ const (
 	// chartWidth and chartHeight are the size of a chart in units of its own. The page stretches its width alone.
 	chartWidth  = 600.0
 	chartHeight = 96.0
-
-	// chartColumns is the number of columns that a chart has.
-	chartColumns = 90
 )
 
 // segment is a piece of a bar: from X on, W wide, in percent.
@@ -119,25 +115,26 @@ type chartView struct {
 	Empty  bool
 }
 
-// spans are the times that a chart may show, and how many samples make a column of it.
+// spans are the times that a chart may show: of so many columns of so many samples each.
 var spans = [...]struct {
-	time time.Duration
-	step int
-	name string
+	columns, step int
+	name          string
 }{
-	{3 * time.Minute, 1, "3 min"},
-	{15 * time.Minute, 5, "15 min"},
+	{30, 1, "1 min"},
+	{90, 1, "3 min"},
+	{90, 5, "15 min"},
 }
 
 // newChart draws a history: the newest column at the right, as much time as there is.
 func newChart(h *history, c v1alpha1.CapacitySpec) chartView {
 	span := spans[0]
 	for _, longer := range spans[1:] {
-		if time.Duration(h.taken)*sampleEvery > span.time {
+		if h.taken > span.columns*span.step {
 			span = longer
 		}
 	}
-	columns := h.columns(span.step, chartColumns)
+	columns := h.columns(span.step, span.columns)
+	width := chartWidth / float64(span.columns)
 	view := chartView{Span: span.name, Empty: len(columns) == 0}
 	if view.Empty {
 		return view
@@ -159,7 +156,7 @@ func newChart(h *history, c v1alpha1.CapacitySpec) chartView {
 		for i, s := range columns {
 			upper[i] = base[i] + part.of(s)
 		}
-		view.Areas = append(view.Areas, shape{Class: part.class, Path: areaPath(base, upper, height)})
+		view.Areas = append(view.Areas, shape{Class: part.class, Path: "M" + steps(upper, width, height) + "L" + reversed(steps(base, width, height)) + "Z"})
 		base = upper
 	}
 	waiting := make([]int32, len(columns))
@@ -167,7 +164,7 @@ func newChart(h *history, c v1alpha1.CapacitySpec) chartView {
 		waiting[i] = s.waiting
 	}
 	if slices.Max(waiting) > 0 {
-		view.Line = "M" + steps(waiting, height, false)
+		view.Line = "M" + steps(waiting, width, height)
 	}
 	view.Bounds = chartBounds(c, top, height)
 	view.Text = chartText(columns, span.name)
@@ -198,33 +195,25 @@ func topOf(columns []sample, c v1alpha1.CapacitySpec) int32 {
 	return most + most/4 + 1
 }
 
-// areaPath runs along the upper edge to the right and along the lower one back.
-func areaPath(lower, upper []int32, height func(int32) float64) string {
-	return "M" + steps(upper, height, false) + "L" + steps(lower, height, true) + "Z"
-}
-
-// steps is a line with a step wherever the value changes, in the right part of the width. A value that stays needs no points.
-func steps(values []int32, height func(int32) float64, backwards bool) string {
-	const width = chartWidth / chartColumns
+// steps is a line with a step wherever the value changes, which ends at the right. Each value is so wide. One that stays needs no points.
+func steps(values []int32, width float64, height func(int32) float64) string {
 	left := chartWidth - float64(len(values))*width
-	type point struct{ x, y float64 }
-	points := []point{{left, height(values[0])}}
+	point := func(x float64, v int32) string { return number(x) + " " + number(height(v)) }
+	points := []string{point(left, values[0])}
 	for i, v := range values {
 		if i > 0 && v != values[i-1] {
 			x := left + float64(i)*width
-			points = append(points, point{x, height(values[i-1])}, point{x, height(v)})
+			points = append(points, point(x, values[i-1]), point(x, v))
 		}
 	}
-	points = append(points, point{chartWidth, height(values[len(values)-1])})
-	words := make([]string, len(points))
-	for i, p := range points {
-		at := i
-		if backwards {
-			at = len(points) - 1 - i
-		}
-		words[at] = number(p.x) + " " + number(p.y)
-	}
-	return strings.Join(words, "L")
+	return strings.Join(append(points, point(chartWidth, values[len(values)-1])), "L")
+}
+
+// reversed is a line from its end to its beginning.
+func reversed(line string) string {
+	points := strings.Split(line, "L")
+	slices.Reverse(points)
+	return strings.Join(points, "L")
 }
 
 // chartText tells what a chart shows.

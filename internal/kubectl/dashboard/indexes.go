@@ -217,7 +217,6 @@ type batchInput struct {
 type batchFacts struct {
 	batchRow
 	Command       string
-	Labels        []string
 	PolicyRelease bool
 	Restarts      int32
 	MinAvailable  int32

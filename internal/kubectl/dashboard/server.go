@@ -26,7 +26,7 @@ import (
 
 // files are what the pages are made of, and what they load.
 //
-//go:embed templates static third_party
+//go:embed templates static third_party/idiomorph/idiomorph.min.js
 var files embed.FS
 
 const (
