@@ -26,6 +26,7 @@ import (
 	"opensandbox.io/controller/internal/task-executor/server"
 	"opensandbox.io/controller/internal/task-executor/store"
 	"opensandbox.io/controller/internal/task-executor/task"
+	taskexecutor "opensandbox.io/controller/pkg/task-executor"
 	"opensandbox.io/controller/pkg/task-executor/token"
 )
 
@@ -219,14 +220,8 @@ func newLineWriter(out io.Writer) *lineWriter { return &lineWriter{out: out} }
 // write writes one line with the task and the stream it comes from. A line that can't be written is dropped: it is in
 // the task's file.
 func (w *lineWriter) write(task, stream string, line []byte) {
-	buf := make([]byte, 0, len(task)+len(stream)+len(line)+16)
-	buf = append(buf, "task="...)
-	buf = append(buf, task...)
-	buf = append(buf, " stream="...)
-	buf = append(buf, stream...)
-	buf = append(buf, " | "...)
-	buf = append(buf, line...)
-	buf = append(buf, '\n')
+	buf := make([]byte, 0, len(task)+len(stream)+len(line)+24)
+	buf = taskexecutor.AppendLogLine(buf, taskexecutor.LogLine{Task: task, Stream: stream, Text: line})
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	_, _ = w.out.Write(buf) // see above

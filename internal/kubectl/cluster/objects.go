@@ -195,3 +195,23 @@ func LastSeen(e *corev1.Event) metav1.Time {
 	}
 	return e.CreationTimestamp
 }
+
+// SandboxContainer returns the name of a pod's container that is the sandbox: the one that says so in its environment, else the first
+// beside the task-executor's.
+func SandboxContainer(pod *corev1.Pod) string {
+	first := ""
+	for i := range pod.Spec.Containers {
+		c := &pod.Spec.Containers[i]
+		switch {
+		case c.Name == v1alpha1.TaskExecutorContainer:
+		case slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == v1alpha1.MainContainerEnv }):
+			return c.Name
+		case first == "":
+			first = c.Name
+		}
+	}
+	if first == "" && len(pod.Spec.Containers) > 0 {
+		return pod.Spec.Containers[0].Name // an executor alone is sandbox, too
+	}
+	return first
+}

@@ -8,6 +8,12 @@ import (
 
 	"opensandbox.io/controller/internal/kubectl/cluster"
 	"opensandbox.io/controller/internal/kubectl/dashboard"
+	"opensandbox.io/controller/internal/kubectl/exec"
+	"opensandbox.io/controller/internal/kubectl/extend"
+	"opensandbox.io/controller/internal/kubectl/logs"
+	"opensandbox.io/controller/internal/kubectl/results"
+	"opensandbox.io/controller/internal/kubectl/run"
+	"opensandbox.io/controller/internal/kubectl/scale"
 )
 
 // builder makes one subcommand. Every package of a subcommand has one: NewCommand, or several with more in their names.
@@ -22,8 +28,20 @@ type group struct {
 // groups are all subcommands, in the order the help shows them.
 func groups() []group {
 	return []group{
-		{"Commands that run:", []builder{}},
-		{"Commands that show:", []builder{dashboard.NewCommand}},
-		{"Commands that change:", []builder{}},
+		{"Commands that run:", []builder{
+			run.NewCommand,
+			logs.NewCommand,
+			exec.NewCommand,
+			results.NewCommand,
+		}},
+		{"Commands that show:", []builder{
+			// get, top, queue, explain, audit
+
+			dashboard.NewCommand,
+		}},
+		{"Commands that change:", []builder{
+			scale.NewCommand,
+			extend.NewCommand,
+		}},
 	}
 }

@@ -57,8 +57,12 @@ func isUsage(err error) bool {
 //	| the API server doesn't have our kinds | that, and how to install them                      |
 //	| another one of the API server         | Error from server (Reason): ...                    |
 //	| refused connection                    | which server, and a question, as kubectl asks it   |
+//	| Plain                                 | its text                                           |
 //	| any other                             | error: ...                                         |
 func message(err error) string {
+	if plain := cluster.Plain(""); errors.As(err, &plain) {
+		return string(plain)
+	}
 	var status apierrors.APIStatus
 	if errors.As(err, &status) {
 		return serverMessage(err, status)

@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"opensandbox.io/controller/api/v1alpha1"
+	taskexecutor "opensandbox.io/controller/pkg/task-executor"
 )
 
 const (
@@ -41,20 +42,18 @@ type outputLine struct {
 	Text   string
 }
 
-// parseLine reads a line of an executor's log, which it writes for a task as "task=UID-INDEX-TRY stream=STREAM | TEXT". ok says that it
-// is of a task whose name begins with prefix, which is UID-INDEX- .
-func parseLine(line, prefix string) (l outputLine, ok bool) {
-	rest, isTask := strings.CutPrefix(line, "task="+prefix)
-	if !isTask {
+// parseLine reads a line of an executor's log. ok says that it is of a task whose name begins with prefix, which is UID-INDEX- .
+func parseLine(line []byte, prefix string) (l outputLine, ok bool) {
+	read, ok := taskexecutor.ParseLogLine(line)
+	if !ok || read.Stream == taskexecutor.EndStream {
 		return l, false
 	}
-	head, text, hasText := strings.Cut(rest, " | ")
-	try, stream, hasStream := strings.Cut(head, " stream=")
+	try, ok := strings.CutPrefix(read.Task, prefix)
 	n, err := strconv.Atoi(try)
-	if !hasText || !hasStream || err != nil {
+	if !ok || err != nil {
 		return l, false
 	}
-	return outputLine{Try: n, Stream: stream, Text: text}, true
+	return outputLine{Try: n, Stream: read.Stream, Text: strings.ToValidUTF8(string(read.Text), "\uFFFD")}, true
 }
 
 // output is the end of what a task wrote, as it grows. Several goroutines may use it.
@@ -169,7 +168,7 @@ func (f *follower) read(ctx context.Context, pod types.NamespacedName, prefix st
 	scanner := bufio.NewScanner(stream)
 	scanner.Buffer(make([]byte, 0, 32<<10), maxLogLine)
 	for scanner.Scan() {
-		if line, ok := parseLine(scanner.Text(), prefix); ok {
+		if line, ok := parseLine(scanner.Bytes(), prefix); ok {
 			f.out.add(line)
 			f.raise()
 		}

@@ -37,11 +37,12 @@ func TestParseLine(t *testing.T) {
 		"what looks like a head stays":           {"task=uid-3-1 stream=stdout | task=uid-3-1 stream=stdout | x", outputLine{1, "stdout", "task=uid-3-1 stream=stdout | x"}, true},
 		"another index that begins alike":        {"task=uid-31-1 stream=stdout | x", outputLine{}, false},
 		"another batch":                          {"task=diu-3-1 stream=stdout | x", outputLine{}, false},
+		"the mark below the last line":           {"task=uid-3-1 stream=end | ", outputLine{}, false},
 		"the executor's own log":                 {"time=2026 level=INFO msg=\"task=uid-3-1\"", outputLine{}, false},
 		"a line that was cut by the log's limit": {"task=uid-3-1 stream=std", outputLine{}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, ok := parseLine(c.line, "uid-3-")
+			got, ok := parseLine([]byte(c.line), "uid-3-")
 			if ok != c.ok || got != c.want {
 				t.Errorf("got %+v, %v", got, ok)
 			}

@@ -139,6 +139,19 @@ func (x *executor) line(task, stream string, line []byte) {
 	x.lines = append(x.lines, fmt.Sprintf("%s %s %s", task, stream, line))
 }
 
+// linesOf are the lines of one task.
+func (x *executor) linesOf(task string) string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var own []string
+	for _, line := range x.lines {
+		if rest, ok := strings.CutPrefix(line, task+" "); ok {
+			own = append(own, rest)
+		}
+	}
+	return strings.Join(own, "\n")
+}
+
 // await waits, by the manager's own long poll, until the list fulfils a condition.
 func (x *executor) await(what string, ok func(tasks map[string]taskexecutor.ProcessStatus) bool) map[string]taskexecutor.ProcessStatus {
 	x.t.Helper()
@@ -248,12 +261,13 @@ func TestEndsOfTasks(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", name, got, want)
 		}
 	}
-	x.mu.Lock()
-	lines := strings.Join(x.lines, "\n")
-	x.mu.Unlock()
-	for _, want := range []string{"ok stdout one", "ok stdout two", "bad stderr oops"} {
-		if !strings.Contains(lines, want) {
-			t.Errorf("lines %q lack %q", lines, want)
+	for name, want := range map[string]string{
+		"ok":      "stdout one\nstdout two\nend reason=Completed exitCode=0",
+		"bad":     "stderr oops\nend reason=NonZeroExit exitCode=9",
+		"missing": "end reason=StartError exitCode=128",
+	} {
+		if got := x.linesOf(name); got != want {
+			t.Errorf("lines of %s are %q, want %q", name, got, want)
 		}
 	}
 	kept, err := os.ReadFile(filepath.Join(x.records.TaskDir("ok"), "stdout.log"))

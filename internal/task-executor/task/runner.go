@@ -102,6 +102,8 @@ func (r *runner) publish() {
 	if r.machine.end != nil && r.record.End == nil {
 		r.record.End = r.machine.end
 		r.save()
+		// The log's own lines go another way: only a line among the output tells a reader that it has all of it.
+		r.deps.Lines(r.entry.name, taskexecutor.EndStream, fmt.Appendf(nil, "reason=%s exitCode=%d", r.machine.end.Reason, r.machine.end.ExitCode))
 		r.log.Info("task ended", "reason", r.machine.end.Reason, "exitCode", r.machine.end.ExitCode)
 	}
 	r.manager.publish(r.entry, r.machine.status())
