@@ -52,7 +52,8 @@ type barView struct {
 //	| up to four times what there is to draw  | poolMax, or what there is to draw if that is more |
 //	| more                                    | one and a half times what there is to draw     |
 func newBar(s v1alpha1.PoolStatus, c v1alpha1.CapacitySpec) barView {
-	drawn := max(float64(s.Total)+float64(s.Waiting), float64(s.Allocated)+float64(c.BufferMax), float64(c.PoolMin), 1)
+	pods := max(float64(s.Total), float64(s.Allocated)+float64(s.Available)+float64(s.Starting))
+	drawn := max(pods+float64(s.Waiting), float64(s.Allocated)+float64(c.BufferMax), float64(c.PoolMin), 1)
 	width, beyond := max(drawn, float64(c.PoolMax)), false
 	if float64(c.PoolMax) > 4*drawn {
 		width, beyond = 1.5*drawn, true
@@ -97,7 +98,10 @@ func newMark(name string, n int32, at float64) mark {
 }
 
 // unusable is how many pods of a pool are neither held, idle nor starting.
-func unusable(s v1alpha1.PoolStatus) int32 { return max(0, s.Total-s.Allocated-s.Available-s.Starting) }
+func unusable(s v1alpha1.PoolStatus) int32 {
+	others := int64(s.Allocated) + int64(s.Available) + int64(s.Starting)
+	return int32(max(0, int64(s.Total)-others)) //nolint:gosec // at most the total
+}
 
 // shape is a filled area, or a line, of a chart.
 type shape struct {

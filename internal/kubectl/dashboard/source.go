@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"opensandbox.io/controller/api/v1alpha1"
@@ -66,10 +67,8 @@ type collection[T client.Object] struct {
 // newCollection returns what run then keeps up to date. ring is called after every change.
 func newCollection[T client.Object](c client.WithWatch, q query, ring func()) *collection[T] {
 	col := &collection[T]{query: q, ring: ring}
-	quiet := logr.Discard() // what goes wrong is on the page
 	col.store, col.controller = cache.NewInformerWithOptions(cache.InformerOptions{
-		Logger: &quiet,
-		ListerWatcher: &cache.ListWatch{
+		ListerWatcher: plainLists{&cache.ListWatch{
 			ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 				list, ok := q.list.DeepCopyObject().(client.ObjectList)
 				if !ok {
@@ -85,7 +84,7 @@ func newCollection[T client.Object](c client.WithWatch, q query, ring func()) *c
 				w, err := c.Watch(ctx, list, q.options(o))
 				return w, col.noted(ctx, err)
 			},
-		},
+		}},
 		ObjectType: q.object,
 		Handler: cache.ResourceEventHandlerFuncs{
 			AddFunc:    func(any) { ring() },
@@ -97,13 +96,21 @@ func newCollection[T client.Object](c client.WithWatch, q query, ring func()) *c
 	return col
 }
 
+// plainLists are lists, and watches that begin where they end. A watch that begins with all objects tells later than a list that it is denied.
+type plainLists struct{ *cache.ListWatch }
+
+// IsWatchListSemanticsUnSupported is what a reflector asks.
+func (plainLists) IsWatchListSemanticsUnSupported() bool { return true }
+
 func (q query) options(o metav1.ListOptions) *client.ListOptions {
 	o.LabelSelector, o.FieldSelector = q.labels, q.fields
 	return &client.ListOptions{Namespace: q.namespace, Raw: &o}
 }
 
-// run follows the objects until ctx is done.
-func (c *collection[T]) run(ctx context.Context) { c.controller.RunWithContext(ctx) }
+// run follows the objects until ctx is done. What goes wrong is on the page, not in the terminal.
+func (c *collection[T]) run(ctx context.Context) {
+	c.controller.RunWithContext(klog.NewContext(ctx, logr.Discard()))
+}
 
 // noted keeps what went wrong last, and forgets it when something went right.
 func (c *collection[T]) noted(ctx context.Context, err error) error {
@@ -144,6 +151,9 @@ func (c *collection[T]) notices() []notice {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	text := trouble(c.query, c.problem)
+	if c.problem == nil && !c.controller.HasSynced() {
+		text = "Still reading " + c.query.resource + "."
+	}
 	if text == "" {
 		return nil
 	}

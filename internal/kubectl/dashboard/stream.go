@@ -57,13 +57,13 @@ type teller struct {
 	begun  bool
 }
 
-// next returns what a page is to be told so that it shows v; nothing at all if it does.
+// next returns what a page is to be told so that it shows v; no news if it does.
 //
 //	| before                   | told                    |
 //	| nothing                  | all                     |
 //	| another skeleton or head | all                     |
 //	| else                     | the parts that changed  |
-func (t *teller) next(v view, now time.Time) (m message, any bool, err error) {
+func (t *teller) next(v view, now time.Time) (m message, news bool, err error) {
 	if !t.begun || t.shown.Skeleton != v.Skeleton || t.shown.Missing != v.Missing || !reflect.DeepEqual(t.shown.Head, v.Head) {
 		main, err := t.render.main(v)
 		if err != nil {
@@ -121,11 +121,11 @@ func (s *server) stream(w http.ResponseWriter, r *http.Request, o opened) {
 	for last := s.clock.Now(); ; {
 		rung := s.bell.rung()
 		now := s.clock.Now()
-		m, any, err := t.next(o.view(), now)
+		m, news, err := t.next(o.view(), now)
 		switch {
 		case err != nil:
 			return
-		case any:
+		case news:
 			err, last = out.send(m), now
 		case now.Sub(last) >= pulse:
 			err, last = out.write(": \n\n"), now

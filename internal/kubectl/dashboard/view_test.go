@@ -160,7 +160,7 @@ func TestAPageIsToldAllOnceThenWhatChangedAndIsReadOutAtAPace(t *testing.T) {
 		{after: time.Second, view: poolPage(poolInput{}), wantMain: true},
 	} {
 		at = at.Add(step.after)
-		m, any, err := page.next(step.view, at)
+		m, news, err := page.next(step.view, at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -168,8 +168,8 @@ func TestAPageIsToldAllOnceThenWhatChangedAndIsReadOutAtAPace(t *testing.T) {
 			t.Errorf("step %d: told main %v, %d parts and %q, want %v, %d and %q", i,
 				m.Main != "", len(m.Parts), m.Say, step.wantMain, step.wantParts, step.wantSay)
 		}
-		if any != (step.wantMain || step.wantParts > 0 || step.wantSay != "") {
-			t.Errorf("step %d: any is %v", i, any)
+		if news != (step.wantMain || step.wantParts > 0 || step.wantSay != "") {
+			t.Errorf("step %d: news is %v", i, news)
 		}
 	}
 }
