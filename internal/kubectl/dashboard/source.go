@@ -109,6 +109,15 @@ func (q query) options(o metav1.ListOptions) *client.ListOptions {
 
 // run follows the objects until ctx is done. What goes wrong is on the page, not in the terminal.
 func (c *collection[T]) run(ctx context.Context) {
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
+	waiting.Go(func() {
+		select {
+		case <-c.controller.HasSyncedChecker().Done():
+			c.ring() // an empty list rings for no object
+		case <-ctx.Done():
+		}
+	})
 	c.controller.RunWithContext(klog.NewContext(ctx, logr.Discard()))
 }
 
