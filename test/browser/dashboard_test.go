@@ -56,7 +56,7 @@ func TestTheDashboardFollowsPoolsAndBatchesLiveAndIsUsableWithTheKeyboard(t *tes
 	b.exec(`window.sameDocument = true`)
 
 	// A pool comes and grows.
-	s.apply(pool("python", 2, 4, 2, 8))
+	s.apply(pool("python", 2, 4, 2, 12))
 	b.sees("#pools .card", "python")
 	b.sees("#pools .card", "2 idle")
 	b.eventually("the bar has idle pods", `document.querySelector("svg.bar rect.idle") !== null && document.querySelector("svg.chart path.idle") !== null`)

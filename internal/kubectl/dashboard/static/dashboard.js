@@ -12,7 +12,7 @@
   const options = {
     ignoreActiveValue: true, // what is being typed stays
     callbacks: {
-      // A page that was made by the server has no ages, and no knowledge of what was scrolled or opened.
+      // What is the same is left alone.
       beforeNodeMorphed: (before, after) => !(before.nodeType === Node.ELEMENT_NODE && before.isEqualNode(after)),
     },
   };
@@ -54,10 +54,11 @@
     const atEnd = output && output.scrollHeight - output.scrollTop - output.clientHeight < 24;
     if (message.main) {
       const made = element("<main>" + message.main + "</main>");
-      ages(made);
+      ages(made); // what only got older is no difference
       Idiomorph.morph(main, made.innerHTML, { morphStyle: "innerHTML", ...options });
     }
     for (const part of message.parts || []) applyPart(part);
+    ages(main); // all at one time, so that they agree
     if (message.say) spoken.textContent = message.say;
     if (output && atEnd) output.scrollTop = output.scrollHeight;
   }
