@@ -16,6 +16,7 @@ import (
 	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
 
+	"opensandbox.io/controller/internal/utils/leading"
 	"opensandbox.io/controller/pkg/task-executor/token"
 )
 
@@ -226,13 +227,13 @@ func TestALeaseTellsSinceWhenItIsHeld(t *testing.T) {
 }
 
 func TestOnlyALeaderCallsExecutors(t *testing.T) {
-	leading := true
-	sign := whileLeading(func() bool { return leading }, func(c token.Call) (string, error) { return "token for " + c.PodUID, nil })
+	leads := true
+	sign := whileLeading(func() bool { return leads }, func(c token.Call) (string, error) { return "token for " + c.PodUID, nil })
 	if got, err := sign(token.Call{PodUID: "p"}); err != nil || got != "token for p" {
 		t.Errorf("got %q (%v) while it leads", got, err)
 	}
-	leading = false
-	if got, err := sign(token.Call{PodUID: "p"}); !errors.Is(err, errNotLeading) || got != "" {
+	leads = false
+	if got, err := sign(token.Call{PodUID: "p"}); !errors.Is(err, leading.ErrLost) || got != "" {
 		t.Errorf("got %q (%v) when it may have been deposed", got, err)
 	}
 }

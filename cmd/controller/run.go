@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -43,6 +42,7 @@ import (
 	"opensandbox.io/controller/internal/scheduler"
 	"opensandbox.io/controller/internal/utils/apiwrites"
 	"opensandbox.io/controller/internal/utils/executorcalls"
+	"opensandbox.io/controller/internal/utils/leading"
 	"opensandbox.io/controller/internal/utils/metricsguard"
 	"opensandbox.io/controller/internal/utils/trigger"
 	"opensandbox.io/controller/pkg/task-executor/token"
@@ -113,15 +113,12 @@ func run(ctx context.Context, o Options) error {
 	return nil
 }
 
-// errNotLeading says that the lease was not renewed in time: another controller may lead, and talk to the executors.
-var errNotLeading = errors.New("the lease was not renewed in time")
-
 // whileLeading signs calls of executors only while this process leads for sure. A leader that was frozen would else go on with
 // what it was about to tell them, as to clear away a try that the next leader has begun meanwhile and to begin it again.
 func whileLeading(leads func() bool, sign func(token.Call) (string, error)) func(token.Call) (string, error) {
 	return func(c token.Call) (string, error) {
 		if !leads() {
-			return "", errNotLeading
+			return "", leading.ErrLost
 		}
 		return sign(c)
 	}
@@ -167,8 +164,9 @@ type parts struct {
 // setup adds the controllers, and what rebuilds the ledger after the election.
 func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 	recorder := mgr.GetEventRecorder("opensandbox-controller")
+	writer := leading.NewClient(mgr.GetClient(), p.leads)
 	batches, err := batchsandbox.New(batchsandbox.Options{
-		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
+		Client: writer, APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
 		Registry: metrics.Registry, Ledger: p.ledger, Runner: p.runner, Root: p.keys.Root, Ready: p.rebuilt, Leads: p.leads,
 	})
 	if err != nil {
@@ -178,7 +176,7 @@ func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 		return fmt.Errorf("set up the batch controller: %w", err)
 	}
 	pools, err := pool.New(pool.Options{
-		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
+		Client: writer, APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
 		Registry: metrics.Registry, Starts: p.starts, Ledger: p.ledger, Ready: p.rebuilt, Leads: p.leads, Calls: p.calls, Root: p.keys.Root, Suffix: pool.RandomSuffix,
 	})
 	if err != nil {
@@ -199,6 +197,9 @@ func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 			return fmt.Errorf("load the root of the task-executors' tokens: %w", err)
 		}
 		if err := rebuildNodes(ctx); err != nil {
+			return err
+		}
+		if err := pools.Rebuild(ctx, o.WatchNamespaces); err != nil {
 			return err
 		}
 		return batches.Rebuild(ctx, rand.Text(), o.WatchNamespaces)

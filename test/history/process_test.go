@@ -385,7 +385,9 @@ func (w *world) start(i item) *task {
 		case poolController:
 			t.result, t.err = p.pools.Reconcile(ctx, ctrl.Request{NamespacedName: i.key()})
 		case rebuilder:
-			t.err = p.batches.Rebuild(ctx, fmt.Sprintf("epoch-%d", p.number), nil)
+			if t.err = p.pools.Rebuild(ctx, nil); t.err == nil {
+				t.err = p.batches.Rebuild(ctx, fmt.Sprintf("epoch-%d", p.number), nil)
+			}
 		}
 		t.done.Store(true)
 	}()

@@ -19,6 +19,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/leading"
 	"opensandbox.io/controller/internal/utils/podtemplate"
 	"opensandbox.io/controller/internal/utils/podutil"
 	"opensandbox.io/controller/internal/utils/slowstart"
@@ -264,7 +265,7 @@ func (r *Reconciler) writeAllocation(ctx context.Context, obs *observed, m *memo
 	}
 	if obs.pooled() && !r.leads() {
 		m.inDoubt = true // what was assumed is given up once the truth is read
-		return errNotLeading
+		return leading.ErrLost
 	}
 	patched := sb.DeepCopy()
 	m.delivery.writes++
@@ -350,7 +351,7 @@ func (r *Reconciler) readTruth(ctx context.Context, sb *v1alpha1.BatchSandbox, m
 		return truth, r.apiReader.Get(ctx, client.ObjectKeyFromObject(sb), truth)
 	}
 	if !r.leads() {
-		return nil, errNotLeading
+		return nil, leading.ErrLost
 	}
 	truth.Namespace, truth.Name = sb.Namespace, sb.Name
 	body := mustJSON(map[string]any{"metadata": map[string]any{

@@ -31,6 +31,7 @@ import (
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/scheduler"
 	"opensandbox.io/controller/internal/utils/fairqueue"
+	"opensandbox.io/controller/internal/utils/leading"
 	"opensandbox.io/controller/internal/utils/trigger"
 )
 
@@ -332,7 +333,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, nil
 	}
 	out, applyErr := r.apply(ctx, obs, p, m)
-	if errors.Is(applyErr, errNotLeading) {
+	if errors.Is(applyErr, leading.ErrLost) {
 		return ctrl.Result{}, applyErr
 	}
 	reportAgain, statusErr := r.report(ctx, obs, p, out, m)
@@ -367,10 +368,6 @@ func ignoreConflict(res ctrl.Result, err error) (ctrl.Result, error) {
 // errGone says that the batch is gone from the API server, whatever the cache shows. Nothing more is done about it; the
 // event of its deletion is on the way.
 var errGone = errors.New("the batch is gone")
-
-// errNotLeading says that the lease was not renewed in time: another controller may lead. Nothing is written until it is
-// renewed; where it never is, this process ends.
-var errNotLeading = errors.New("the lease was not renewed in time")
 
 func ignoreGone(res ctrl.Result, err error) (ctrl.Result, error) {
 	if errors.Is(err, errGone) {

@@ -22,6 +22,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/leading"
 	taskexecutor "opensandbox.io/controller/pkg/task-executor"
 	"opensandbox.io/controller/test/wrappers"
 )
@@ -270,8 +271,8 @@ func TestWithoutALeaseNoPodIsHandedOutAndNoneStaysHeld(t *testing.T) {
 		w.deposed = true
 		w.takeWrites()
 		for range 2 {
-			if _, err := w.tryReconcile(); !errors.Is(err, errNotLeading) {
-				t.Errorf("got %v, want %v", err, errNotLeading)
+			if _, err := w.tryReconcile(); !errors.Is(err, leading.ErrLost) {
+				t.Errorf("got %v, want %v", err, leading.ErrLost)
 			}
 		}
 		if writes := w.takeWrites(); len(writes) > 0 {

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/leading"
 	"opensandbox.io/controller/internal/utils/podutil"
 	"opensandbox.io/controller/internal/utils/slowstart"
 )
@@ -29,7 +30,7 @@ func (r *Reconciler) giveUpStranded(ctx context.Context, obs *observed, m *memor
 	}
 	_, err := slowstart.Do(ctx, len(stranded), func(ctx context.Context, i int) error {
 		if !r.leads() {
-			return errNotLeading
+			return leading.ErrLost
 		}
 		s := stranded[i]
 		if err := r.deletePod(ctx, obs.sb.Namespace, s.podName, s.podUID); err != nil {

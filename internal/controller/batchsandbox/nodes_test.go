@@ -20,6 +20,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/leading"
 	"opensandbox.io/controller/test/wrappers"
 )
 
@@ -128,7 +129,7 @@ func TestALeaderThatIsNoneDeletesNoPodOnALostNode(t *testing.T) {
 		})
 		w.news()
 		w.deposed = true
-		if _, err := w.tryReconcile(); !errors.Is(err, errNotLeading) {
+		if _, err := w.tryReconcile(); !errors.Is(err, leading.ErrLost) {
 			t.Errorf("error %v, want that it does not lead", err)
 		}
 		if got := w.podNames(); got != "p-0 p-9" {

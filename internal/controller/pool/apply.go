@@ -21,6 +21,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/leading"
 	"opensandbox.io/controller/internal/utils/podtemplate"
 	"opensandbox.io/controller/internal/utils/recycling"
 	"opensandbox.io/controller/internal/utils/slowstart"
@@ -123,7 +124,7 @@ func (r *Reconciler) deletePod(ctx context.Context, pool client.ObjectKey, p sch
 // deleteUID deletes the pod of this UID. One that is gone already is as good, and the ledger forgets it.
 func (r *Reconciler) deleteUID(ctx context.Context, pool client.ObjectKey, p scheduler.Pod) error {
 	if !r.leads() {
-		return errNotLeading
+		return leading.ErrLost
 	}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pool.Namespace, Name: p.Name}}
 	err := r.client.Delete(ctx, pod, client.Preconditions{UID: &p.UID})
@@ -248,7 +249,7 @@ func (r *Reconciler) desiredPods(pool *v1alpha1.Pool, mem *memory, w work, names
 // taken.
 func (r *Reconciler) createPod(ctx context.Context, pool *v1alpha1.Pool, pod *corev1.Pod) (outcome, error) {
 	if !r.leads() {
-		return outcomeUnsent, errNotLeading
+		return outcomeUnsent, leading.ErrLost
 	}
 	key, name, revision := client.ObjectKeyFromObject(pool), pod.Name, pod.Labels[v1alpha1.PoolRevisionLabel]
 	r.ledger.ExpectPod(key, name, revision)

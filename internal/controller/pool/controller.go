@@ -77,10 +77,6 @@ type Options struct {
 	Suffix func() string
 }
 
-// errNotLeading says that the lease was not renewed in time: another controller may lead. No pod is made or deleted until it is
-// renewed; where it never is, this process ends.
-var errNotLeading = errors.New("the lease was not renewed in time")
-
 // RandomSuffix is a Suffix that can't be guessed from the last.
 func RandomSuffix() string { return rand.String(suffixLength) }
 

@@ -26,6 +26,7 @@ import (
 
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/internal/scheduler"
+	"opensandbox.io/controller/internal/utils/leading"
 	"opensandbox.io/controller/test/wrappers"
 )
 
@@ -95,8 +96,8 @@ func TestALeaderThatMayHaveBeenDeposedNeitherMakesNorDeletesPods(t *testing.T) {
 			w.creates, w.deletes, w.deposed = 0, 0, true
 			for range 2 {
 				w.after(time.Minute)
-				if _, err := w.tryReconcile(); !errors.Is(err, errNotLeading) {
-					t.Errorf("got %v, want %v", err, errNotLeading)
+				if _, err := w.tryReconcile(); !errors.Is(err, leading.ErrLost) {
+					t.Errorf("got %v, want %v", err, leading.ErrLost)
 				}
 			}
 			if w.creates+w.deletes > 0 || w.podNames() != "p-00001" {

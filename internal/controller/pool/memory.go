@@ -73,7 +73,8 @@ type memory struct {
 	uid        types.UID
 	generation int64
 
-	// written is the pool as the last write returned it, until the cache shows it or something newer.
+	// written is the pool as the last write returned it, or as it was read after the election, until the cache shows it or something
+	// newer.
 	written *v1alpha1.Pool
 
 	// statusAt is when the status was last written.
@@ -142,7 +143,7 @@ type memory struct {
 
 // newest returns the pool from the cache, or what the last write returned while the cache is behind.
 func (m *memory) newest(pool *v1alpha1.Pool) *v1alpha1.Pool {
-	if m.written != nil && scheduler.OlderVersion(pool.ResourceVersion, m.written.ResourceVersion) {
+	if m.isAhead(pool) {
 		pool = m.written.DeepCopy()
 	} else {
 		m.written = nil
@@ -151,6 +152,11 @@ func (m *memory) newest(pool *v1alpha1.Pool) *v1alpha1.Pool {
 		m.edited(pool.Generation)
 	}
 	return pool
+}
+
+// isAhead says whether the cache, from which pool is, is behind what was written.
+func (m *memory) isAhead(pool *v1alpha1.Pool) bool {
+	return m.written != nil && scheduler.OlderVersion(pool.ResourceVersion, m.written.ResourceVersion)
 }
 
 // edited forgets the failures of an older spec: the next try may be at once.
@@ -345,7 +351,7 @@ func (m *memories) of(pool *v1alpha1.Pool) *memory {
 	defer m.mu.Unlock()
 	key := client.ObjectKeyFromObject(pool)
 	mem, ok := m.byPool[key]
-	if !ok || mem.uid != pool.UID {
+	if !ok || mem.uid != pool.UID && !mem.isAhead(pool) {
 		mem = &memory{uid: pool.UID, generation: pool.Generation, expected: map[string]expectation{}}
 		m.byPool[key] = mem
 	}

@@ -206,6 +206,14 @@ func (w *world) reads() interceptor.Funcs {
 			}
 			return c.Get(ctx, key, obj, o...)
 		},
+		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, o ...client.ListOption) error {
+			if w.onRead != nil {
+				if err := w.onRead(); err != nil {
+					return err
+				}
+			}
+			return c.List(ctx, list, o...)
+		},
 	}
 }
 

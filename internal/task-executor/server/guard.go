@@ -4,6 +4,7 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,34 +31,44 @@ func Guard(next http.Handler, verifier *token.Verifier, log *slog.Logger) http.H
 			next.ServeHTTP(w, r)
 			return
 		}
-		if err := admit(w, r, verifier); err != nil {
+		signed, err := admit(w, r, verifier)
+		if err != nil {
 			refuse(w, r, err, log)
 			return
 		}
 		vouch(r.Context())
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), signedKey{}, signed)))
 	})
 }
 
-// admit returns nil for a call that may go on. Its body has been read then, and can be read again.
-func admit(w http.ResponseWriter, r *http.Request, verifier *token.Verifier) error {
+// signedKey is the key of when the token of a call was signed, an int64, in the call's context.
+type signedKey struct{}
+
+// signedAt is when the token of a call was signed, 0 for a call without.
+func signedAt(ctx context.Context) int64 {
+	signed, _ := ctx.Value(signedKey{}).(int64)
+	return signed
+}
+
+// admit lets a call go on, and returns when its token was signed. Its body has been read then, and can be read again.
+func admit(w http.ResponseWriter, r *http.Request, verifier *token.Verifier) (signed int64, err error) {
 	proof, err := verifier.Verify(bearer(r))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, taskexecutor.MaxBodyBytes))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return errTooLarge
+		return 0, errTooLarge
 	}
 	if err != nil {
-		return fmt.Errorf("%w: read body: %w", errBadRequest, err)
+		return 0, fmt.Errorf("%w: read body: %w", errBadRequest, err)
 	}
 	// The path as it came over the wire: a parsed one could be that of several.
 	if err := verifier.Use(proof, token.Call{Method: r.Method, Path: r.RequestURI, Body: body}); err != nil {
-		return err
+		return 0, err
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	return nil
+	return proof.Signed(), nil
 }
 
 // bearer is the token of a request, "" for none.

@@ -14,6 +14,7 @@ import (
 
 	clocktesting "k8s.io/utils/clock/testing"
 
+	"opensandbox.io/controller/internal/task-executor/task"
 	taskexecutor "opensandbox.io/controller/pkg/task-executor"
 	"opensandbox.io/controller/pkg/task-executor/token"
 )
@@ -24,6 +25,7 @@ const guardedPod = "the-pod"
 type guarded struct {
 	t       *testing.T
 	handler http.Handler
+	root    token.Root
 	signer  *token.Signer
 	clock   *clocktesting.FakeClock
 	log     *bytes.Buffer
@@ -47,8 +49,13 @@ func newGuarded(t *testing.T) *guarded {
 		}
 		g.got = append(g.got, r.Method+" "+r.URL.RequestURI()+" "+string(body))
 	})
-	g.handler = Guard(next, token.NewVerifier(root.Certificate, guardedPod, g.clock), slog.New(slog.NewTextHandler(g.log, nil)))
+	g.root = root
+	g.serve(next)
 	return g
+}
+
+func (g *guarded) serve(next http.Handler) {
+	g.handler = Guard(next, token.NewVerifier(g.root.Certificate, guardedPod, g.clock), slog.New(slog.NewTextHandler(g.log, nil)))
 }
 
 func (g *guarded) sign(method, path, body string) string {
@@ -167,6 +174,35 @@ func TestGuard(t *testing.T) {
 				t.Errorf("the answer tells the reason: %s", w.Body)
 			}
 		})
+	}
+}
+
+// A call that was cut off may arrive after the next one.
+func TestASetThatArrivesAfterOneThatWasSignedLaterChangesNothing(t *testing.T) {
+	const one, none = `[{"name":"a","process":{"command":["true"]}}]`, `[]`
+	g := newGuarded(t)
+	tasks := &fakeTasks{}
+	g.serve(NewHandler(tasks, nil, quiet))
+	send := func(body, token string) int { return g.send("POST", "/setTasks", body, "Bearer "+token).Code }
+
+	late := g.sign("POST", "/setTasks", one)
+	g.clock.Step(time.Microsecond)
+	if code := send(none, g.sign("POST", "/setTasks", none)); code != http.StatusOK {
+		t.Fatalf("the later one: %d", code)
+	}
+	tasks.asked = ""
+	if code := send(one, late); code != http.StatusConflict || tasks.asked != "" {
+		t.Errorf("the one that comes late: %d, and asked %q; want %d and nothing asked", code, tasks.asked, http.StatusConflict)
+	}
+	g.clock.Step(time.Microsecond)
+	tasks.err = task.ErrInvalid
+	if code := send(one, g.sign("POST", "/setTasks", one)); code != http.StatusBadRequest {
+		t.Fatalf("one that can't be carried out: %d", code)
+	}
+	g.clock.Step(-time.Microsecond)
+	tasks.err = nil
+	if code := send(one, g.sign("POST", "/setTasks", one)); code != http.StatusOK || tasks.asked != "set 1" {
+		t.Errorf("after one that was not carried out: %d, and asked %q; want %d and the task set", code, tasks.asked, http.StatusOK)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"opensandbox.io/controller/internal/task-executor/recycle"
@@ -60,6 +61,10 @@ type api struct {
 	recycle Recycler
 	log     *slog.Logger
 	waiting chan struct{}
+
+	// lastSet is when the last desired set was signed that was carried out; setting is held while one is.
+	setting sync.Mutex
+	lastSet int64
 }
 
 // NewHandler returns the API. What checks who calls is to be wrapped around it.
@@ -186,8 +191,23 @@ func (a *api) setTasks(w http.ResponseWriter, r *http.Request) (response, error)
 	if want == nil {
 		return response{}, fmt.Errorf("%w: the body is null; send [] to stop all tasks", errBadRequest)
 	}
-	tasks, err := a.tasks.Set(want)
+	tasks, err := a.set(want, signedAt(r.Context()))
 	return response{status: http.StatusOK, body: tasks}, err
+}
+
+// set makes want the desired set, unless a set that was signed later has been: a call that was cut off may arrive after the next one,
+// and would begin tasks again that were forgotten meanwhile. One without a token has no such order.
+func (a *api) set(want []taskexecutor.Task, signed int64) ([]taskexecutor.Task, error) {
+	a.setting.Lock()
+	defer a.setting.Unlock()
+	if signed != 0 && signed < a.lastSet {
+		return nil, fmt.Errorf("%w: a set that was signed %s later has been carried out", task.ErrConflict, time.Duration(a.lastSet-signed))
+	}
+	tasks, err := a.tasks.Set(want)
+	if err == nil {
+		a.lastSet = max(a.lastSet, signed)
+	}
+	return tasks, err
 }
 
 func (a *api) getTasks(w http.ResponseWriter, r *http.Request) (response, error) {

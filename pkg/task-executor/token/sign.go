@@ -136,6 +136,8 @@ func (s *Signer) Sign(call Call) (string, error) {
 		return "", err
 	}
 	now := s.clock.Now()
+	said := claimsOf(call)
+	said.Signed = now.UnixNano()
 	body, err := json.Marshal(payload{
 		Claims: jwt.Claims{
 			Audience: jwt.Audience{call.PodUID},
@@ -143,7 +145,7 @@ func (s *Signer) Sign(call Call) (string, error) {
 			IssuedAt: jwt.NewNumericDate(now),
 			Expiry:   jwt.NewNumericDate(now.Add(Lifetime)),
 		},
-		claims: claimsOf(call),
+		claims: said,
 	})
 	if err != nil {
 		return "", fmt.Errorf("sign a token: %w", err)

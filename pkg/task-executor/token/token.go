@@ -51,6 +51,7 @@ type claims struct {
 	Method string `json:"htm"`
 	Path   string `json:"htu"`
 	Body   string `json:"bsh"` // SHA-256 of the body, base64url
+	Signed int64  `json:"sat"` // when it was signed, in nanoseconds since 1970: iat is in seconds
 }
 
 // ForPod returns what signs the calls of one pod by its method, path and body.

@@ -42,6 +42,9 @@ type Proof struct {
 	claims     claims
 }
 
+// Signed is when the token was signed, in nanoseconds since 1970 by the clock of who signed it; 0 if it doesn't say.
+func (p *Proof) Signed() int64 { return p.claims.Signed }
+
 // KeepIn remembers the tokens that were used in files in dir, so that one that was overheard isn't good again for a process
 // that is started anew. It takes in what is there. Call it before anything else.
 func (v *Verifier) KeepIn(dir string) error {

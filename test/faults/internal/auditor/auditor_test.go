@@ -171,6 +171,17 @@ func TestDirtyPods(t *testing.T) {
 			s.letGo("a")
 			s.name("b", "x")
 		}, dirty},
+		"deleted in spite of its finalizer, in the moment in which it got the pod": {func(s *story) {
+			used(s, v1alpha1.RecycleRestart)
+			s.remove("BatchSandbox", "a")
+			s.name("b", "x")
+		}, nil},
+		"deleted in spite of its finalizer, later": {func(s *story) {
+			used(s, v1alpha1.RecycleRestart)
+			s.pass(2 * time.Second)
+			s.remove("BatchSandbox", "a")
+			s.name("b", "x")
+		}, dirty},
 		"released without a mark under Noop": {func(s *story) {
 			used(s, v1alpha1.RecycleNoop)
 			s.name("a", "")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -18,6 +19,7 @@ import (
 type traces struct {
 	user  *batch
 	since int64 // the revision at which the user got the pod
+	from  time.Time
 
 	// let is the revision at which the user let the pod go, and unmarked that at which its mark went without a proof; 0 for none.
 	let, unmarked int64
@@ -34,11 +36,17 @@ type mark struct {
 	Since      string            `json:"since"`
 }
 
+// deleteRace is how old what the API server goes by may be while it deletes. It reads an object, sees no finalizer, and deletes whatever is
+// there then: a batch too whose first finalizer came with its sandboxes in between. If its leader is gone as well, nobody knows whose
+// they were.
+const deleteRace = 2 * time.Second
+
 // checkClean finds pods that are given to a batch with the traces of another one in them. What becomes of traces:
 //
 //	| what happens                                                          | the traces    |
 //	| a batch gets the pod                                                  | are its       |
 //	| it lets the pod go, and the pool's type was Noop in Settings.Stale    | don't matter  |
+//	| it is deleted in spite of its finalizer, within deleteRace            | don't matter  |
 //	| it lets the pod go, otherwise                                         | stay          |
 //	| the mark for its batch goes, and no container has the ID it had when  | are gone      |
 //	| the mark came, nor one that the mark names                            |               |
@@ -70,6 +78,10 @@ func (a *audit) letGo(s step, podName string) {
 		return
 	}
 	t.let = s.Revision
+	if s.after == nil && s.batch.obj.DeletionTimestamp == nil && a.world.now.Sub(t.from) <= deleteRace {
+		delete(a.traces, pod.UID)
+		return
+	}
 	pool := a.world.pool(name{Namespace: pod.Namespace, Name: pod.Labels[v1alpha1.PoolNameLabel]})
 	for _, spec := range pool.inForce(a.world.now.Add(-a.settings.Stale)) {
 		if spec.RecycleStrategy != nil && spec.RecycleStrategy.Type == v1alpha1.RecycleNoop && t.mark == nil {
@@ -90,7 +102,7 @@ func (a *audit) handOut(s step, index int) {
 			Sentence: fmt.Sprintf("%s is given to index %d of %s with the traces of %s in it: %s", titled("Pod", n), index, s.batch.title(), t.user.title(), t.why()),
 		})
 	}
-	a.traces[pod.UID] = &traces{user: s.batch, since: s.Revision}
+	a.traces[pod.UID] = &traces{user: s.batch, since: s.Revision, from: a.world.now}
 	if m := markOf(pod); m != nil {
 		a.traces[pod.UID].mark, a.traces[pod.UID].ids = m, containerIDs(pod)
 	}
