@@ -110,7 +110,7 @@ test-e2e: ## Run end-to-end tests on a real node (Linux as root)
 
 .PHONY: test-browser
 test-browser: ## Test the dashboard in a headless browser on a real node (Linux as root): SCREENSHOTS=docs/images writes those of the docs
-	hack/test/browser.sh go -C test/browser test -timeout=10m $(GOTESTFLAGS) ./... $(if $(SCREENSHOTS),-screenshots=$(abspath $(SCREENSHOTS)))
+	hack/test/browser.sh go -C test/browser test -timeout=20m $(GOTESTFLAGS) ./... $(if $(SCREENSHOTS),-screenshots=$(abspath $(SCREENSHOTS)))
 
 .PHONY: bench
 bench: ## Measure on a simulated cluster: BENCH=scenarios, N=, RATE=, POOL=, FOR=, RUNS=, BENCHFLAGS=

@@ -5,6 +5,7 @@ package browser
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/chromedp/chromedp"
@@ -149,11 +150,19 @@ func TestTheOutputOfATaskIsFollowed(t *testing.T) {
 func TestFiveHundredBatchesAreListedAndOnlyWhatChangedIsSent(t *testing.T) {
 	const batches = 500
 	s := newSpace(t, "many")
-	var list strings.Builder
-	for i := range batches {
-		fmt.Fprintf(&list, "---\napiVersion: sandbox.opensandbox.io/v1alpha1\nkind: BatchSandbox\nmetadata: {name: batch-%03d}\nspec: {replicas: 2, poolRef: nowhere}\n", i)
+	var creating sync.WaitGroup
+	for worker := range 5 {
+		var list strings.Builder
+		for i := worker; i < batches; i += 5 {
+			fmt.Fprintf(&list, "---\napiVersion: sandbox.opensandbox.io/v1alpha1\nkind: BatchSandbox\nmetadata: {name: batch-%03d}\nspec: {replicas: 2, poolRef: nowhere}\n", i)
+		}
+		creating.Go(func() {
+			if out, err := run(list.String(), "create", "-n", s.name, "-f", "-"); err != nil {
+				t.Errorf("create batches: %v\n%s", err, out)
+			}
+		})
 	}
-	s.kubectl(list.String(), "create", "-n", s.name, "-f", "-")
+	creating.Wait()
 	address := s.dashboard()
 	b := newTab(t)
 	b.open(address)
@@ -176,7 +185,7 @@ func TestFiveHundredBatchesAreListedAndOnlyWhatChangedIsSent(t *testing.T) {
 		t.Errorf("%d bytes came for one row, want as many as a few rows have", got)
 	}
 	before = b.bytes()
-	s.kubectl("", "-n", s.name, "delete", "batchsandbox", "batch-100")
+	s.kubectl("", "delete", "batchsandbox", "batch-100")
 	b.eventually("its row goes", fmt.Sprintf(`document.querySelectorAll("#batches tr").length === %d`, batches-1))
 	t.Logf("one batch that was deleted: %d bytes", b.bytes()-before)
 	if !eval[bool](b, `[...document.querySelectorAll("#batches tr")].every(r => r.kept)`) {

@@ -32,7 +32,7 @@ import (
 )
 
 // settleTime bounds how long anything may take to come true. It is generous: the machine may be busy.
-const settleTime = 90 * time.Second
+const settleTime = 3 * time.Minute
 
 // axe finds what makes a page hard to use for some people.
 //
@@ -57,11 +57,11 @@ func newSpace(t *testing.T, name string) *space {
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, args := range [][]string{{"get", "pools,batchsandboxes,pods", "-o", "wide"}, {"get", "events", "--sort-by=.lastTimestamp"}} {
-				out, err := exec.Command("kubectl", append([]string{"-n", s.name}, args...)...).CombinedOutput()
+				out, err := run("", append([]string{"-n", s.name}, args...)...)
 				t.Logf("$ kubectl %s\n%.8000s(%v)", strings.Join(args, " "), out, err)
 			}
 		}
-		s.kubectl("", "-n", s.name, "delete", "batchsandboxes,pools", "--all", "--timeout=90s")
+		s.kubectl("", "delete", "batchsandboxes,pools", "--all", "--timeout=180s")
 		s.kubectl("", "delete", "namespace", s.name, "--wait=false")
 	})
 	return s
@@ -70,16 +70,18 @@ func newSpace(t *testing.T, name string) *space {
 // kubectl runs kubectl with an input in the test's namespace.
 func (s *space) kubectl(input string, args ...string) string {
 	s.t.Helper()
-	cmd := exec.Command("kubectl", args...)
-	if args[0] != "create" && args[0] != "delete" && args[0] != "-n" {
-		cmd.Args = append([]string{"kubectl", "-n", s.name}, args...)
-	}
-	cmd.Stdin = strings.NewReader(input)
-	out, err := cmd.CombinedOutput()
+	out, err := run(input, append([]string{"-n", s.name}, args...)...)
 	if err != nil {
 		s.t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
-	return string(out)
+	return out
+}
+
+func run(input string, args ...string) (string, error) {
+	cmd := exec.Command("kubectl", args...)
+	cmd.Stdin = strings.NewReader(input)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
 func (s *space) apply(yaml string) {

@@ -60,7 +60,7 @@ address has a secret that is another one each time: whoever on this machine know
 		},
 	}
 	cmd.Flags().IntVar(&o.port, "port", 0, "Port on 127.0.0.1 to serve on. 0 takes one that is free.")
-	cmd.Flags().BoolVar(&o.open, "open", false, "If true, open the address in the browser.")
+	cmd.Flags().BoolVar(&o.open, "open", false, "If true, open the address in the browser. Other users of this machine may see it for a moment, in the list of processes.")
 	cluster.AddAllNamespaces(cmd, &o.all)
 	return cmd
 }
