@@ -81,6 +81,7 @@ func run(ctx context.Context, o Options) error {
 		}
 		options.LeaderElectionResourceLockInterface, leads = lock, lock.leads
 	}
+	config.Wrap(leading.Guard(leads))
 	mgr, err := ctrl.NewManager(config, options)
 	if err != nil {
 		return fmt.Errorf("make the manager: %w", err)
@@ -164,9 +165,8 @@ type parts struct {
 // setup adds the controllers, and what rebuilds the ledger after the election.
 func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 	recorder := mgr.GetEventRecorder("opensandbox-controller")
-	writer := leading.NewClient(mgr.GetClient(), p.leads)
 	batches, err := batchsandbox.New(batchsandbox.Options{
-		Client: writer, APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
+		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
 		Registry: metrics.Registry, Ledger: p.ledger, Runner: p.runner, Root: p.keys.Root, Ready: p.rebuilt, Leads: p.leads,
 	})
 	if err != nil {
@@ -176,7 +176,7 @@ func setup(ctx context.Context, mgr ctrl.Manager, o Options, p parts) error {
 		return fmt.Errorf("set up the batch controller: %w", err)
 	}
 	pools, err := pool.New(pool.Options{
-		Client: writer, APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
+		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Clock: clock.RealClock{}, Recorder: recorder,
 		Registry: metrics.Registry, Starts: p.starts, Ledger: p.ledger, Ready: p.rebuilt, Leads: p.leads, Calls: p.calls, Root: p.keys.Root, Suffix: pool.RandomSuffix,
 	})
 	if err != nil {

@@ -307,10 +307,10 @@ func wantedFinalizers(obs *observed) []string {
 }
 
 // isAnswer says whether an error is the API server's answer to a write, which then can't land any more: a conflict says that
-// the resourceVersion of its precondition is past.
+// the resourceVersion of its precondition is past. A write that was not even sent is as good.
 func isAnswer(err error) bool {
 	return apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err) ||
-		isTooLarge(err)
+		isTooLarge(err) || errors.Is(err, leading.ErrLost)
 }
 
 // isTooLarge says that the API server, or its storage, refuses an object for its size.

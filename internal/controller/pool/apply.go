@@ -294,7 +294,7 @@ func (r *Reconciler) createPod(ctx context.Context, pool *v1alpha1.Pool, pod *co
 // neverLands says whether an error tells that the API server has dropped the create, and not only lost the reply: it could
 // not be reached, it had too much to do, its quota or a webhook stood in the way.
 func neverLands(err error) bool {
-	return utilnet.IsConnectionRefused(err) || apierrors.IsTooManyRequests(err) || apierrors.IsConflict(err) ||
+	return errors.Is(err, leading.ErrLost) || utilnet.IsConnectionRefused(err) || apierrors.IsTooManyRequests(err) || apierrors.IsConflict(err) ||
 		(apierrors.IsInternalError(err) && strings.Contains(err.Error(), "failed calling webhook"))
 }
 

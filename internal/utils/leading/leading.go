@@ -4,95 +4,48 @@
 package leading
 
 import (
-	"context"
 	"errors"
+	"net/http"
+	"slices"
+	"strings"
 
-	"k8s.io/apimachinery/pkg/runtime"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	"opensandbox.io/controller/api/v1alpha1"
 )
 
 // ErrLost says that the lease was not renewed in time: another controller may lead. Nothing is written until it is renewed; where it
 // never is, the process ends.
 var ErrLost = errors.New("the lease was not renewed in time")
 
-// NewClient returns a client that refuses to write with [ErrLost] while leads says no. A controller that was frozen would else go on
-// with what it had decided before, as to take the finalizers from a batch to which the next leader has given pods meanwhile.
-func NewClient(c client.Client, leads func() bool) client.Client {
-	return guarded{Client: c, leads: leads}
+// Guard returns what wraps the transport of a client of the API server, as [k8s.io/client-go/rest.Config.Wrap] takes it. Writes of pods,
+// batches and pools fail with [ErrLost] while leads says no. A controller that was frozen would else go on with what it had
+// decided before, as to take the finalizers from a batch to which the next leader has given pods meanwhile.
+//
+// It is asked as late as can be, when a request is about to be sent: who is frozen between the answer and that still writes once.
+func Guard(leads func() bool) func(http.RoundTripper) http.RoundTripper {
+	return func(next http.RoundTripper) http.RoundTripper { return guard{next: next, leads: leads} }
 }
 
-type guarded struct {
-	client.Client
+type guard struct {
+	next  http.RoundTripper
 	leads func() bool
 }
 
-// while calls write if this process leads.
-func while(leads func() bool, write func() error) error {
-	if !leads() {
-		return ErrLost
+// RoundTrip implements [http.RoundTripper].
+func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
+	if isGuarded(r) && !g.leads() {
+		if r.Body != nil {
+			return nil, errors.Join(ErrLost, r.Body.Close())
+		}
+		return nil, ErrLost
 	}
-	return write()
+	return g.next.RoundTrip(r)
 }
 
-// Apply implements [client.Writer].
-func (g guarded) Apply(ctx context.Context, obj runtime.ApplyConfiguration, opts ...client.ApplyOption) error {
-	return while(g.leads, func() error { return g.Client.Apply(ctx, obj, opts...) })
-}
-
-// Create implements [client.Writer].
-func (g guarded) Create(ctx context.Context, obj client.Object, opts ...client.CreateOption) error {
-	return while(g.leads, func() error { return g.Client.Create(ctx, obj, opts...) })
-}
-
-// Delete implements [client.Writer].
-func (g guarded) Delete(ctx context.Context, obj client.Object, opts ...client.DeleteOption) error {
-	return while(g.leads, func() error { return g.Client.Delete(ctx, obj, opts...) })
-}
-
-// Update implements [client.Writer].
-func (g guarded) Update(ctx context.Context, obj client.Object, opts ...client.UpdateOption) error {
-	return while(g.leads, func() error { return g.Client.Update(ctx, obj, opts...) })
-}
-
-// Patch implements [client.Writer].
-func (g guarded) Patch(ctx context.Context, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
-	return while(g.leads, func() error { return g.Client.Patch(ctx, obj, patch, opts...) })
-}
-
-// DeleteAllOf implements [client.Writer].
-func (g guarded) DeleteAllOf(ctx context.Context, obj client.Object, opts ...client.DeleteAllOfOption) error {
-	return while(g.leads, func() error { return g.Client.DeleteAllOf(ctx, obj, opts...) })
-}
-
-// Status implements [client.StatusClient].
-func (g guarded) Status() client.SubResourceWriter { return g.SubResource("status") }
-
-// SubResource implements [client.SubResourceClientConstructor].
-func (g guarded) SubResource(name string) client.SubResourceClient {
-	return guardedPart{SubResourceClient: g.Client.SubResource(name), leads: g.leads}
-}
-
-type guardedPart struct {
-	client.SubResourceClient
-	leads func() bool
-}
-
-// Apply implements [client.SubResourceWriter].
-func (g guardedPart) Apply(ctx context.Context, obj runtime.ApplyConfiguration, opts ...client.SubResourceApplyOption) error {
-	return while(g.leads, func() error { return g.SubResourceClient.Apply(ctx, obj, opts...) })
-}
-
-// Create implements [client.SubResourceWriter].
-func (g guardedPart) Create(ctx context.Context, obj, part client.Object, opts ...client.SubResourceCreateOption) error {
-	return while(g.leads, func() error { return g.SubResourceClient.Create(ctx, obj, part, opts...) })
-}
-
-// Update implements [client.SubResourceWriter].
-func (g guardedPart) Update(ctx context.Context, obj client.Object, opts ...client.SubResourceUpdateOption) error {
-	return while(g.leads, func() error { return g.SubResourceClient.Update(ctx, obj, opts...) })
-}
-
-// Patch implements [client.SubResourceWriter].
-func (g guardedPart) Patch(ctx context.Context, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
-	return while(g.leads, func() error { return g.SubResourceClient.Patch(ctx, obj, patch, opts...) })
+// isGuarded says whether a request writes what only a leader may write.
+func isGuarded(r *http.Request) bool {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return false
+	}
+	path := strings.Split(r.URL.Path, "/")
+	return slices.Contains(path, "pods") || slices.Contains(path, v1alpha1.GroupVersion.Group)
 }
