@@ -75,7 +75,7 @@ func TestTheDashboardFollowsPoolsAndBatchesLiveAndIsUsableWithTheKeyboard(t *tes
 	b.eventually("how it ended is read out", `document.getElementById("spoken").textContent.includes("Batch evaluation: Failed")`)
 
 	// More demand than a pool may meet, and a task that goes on.
-	s.apply(pool("browser", 1, 2, 1, 2) + batch("crawl", "browser", "sleep 600", "sleep 600", "sleep 600", "sleep 600") +
+	s.apply(pool("browser", 1, 2, 1, 2) + batch("crawl", "browser", "sleep 600", "sleep 600") + batch("crawl-next", "browser", "sleep 600", "sleep 600") +
 		batch("training", "python", "i=0; while sleep 0.5; do i=$((i+1)); echo epoch $i of 100; done", "sleep 600"))
 	b.sees("#pools .card", "2 held 0 idle 0 starting 2 waited for")
 	b.sees("#pools .card", "5 held 4 idle 0 starting")
@@ -99,7 +99,7 @@ func TestTheDashboardFollowsPoolsAndBatchesLiveAndIsUsableWithTheKeyboard(t *tes
 	b.tabTo(`#filter input`)
 	b.press("eval")
 	b.eventually("only one batch is listed", `document.querySelectorAll("#batches tr").length === 1`)
-	b.sees("#shown", "1 of 3 batches")
+	b.sees("#shown", "1 of 4 batches")
 	if !eval[bool](b, `document.activeElement.matches("#filter input") && document.activeElement.value === "eval" && location.search === "?q=eval"`) {
 		t.Error("the filter lost what was typed, or the focus, or is not in the address")
 	}
