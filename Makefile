@@ -104,7 +104,7 @@ presubmit: verify lint test-unit ## What to run before a push
 ##@ Tests
 
 .PHONY: test
-test: test-unit test-rules test-fuzz test-integration test-faults test-e2e test-helm ## Run all tests
+test: test-unit test-rules test-fuzz test-integration test-faults test-e2e test-helm test-browser ## Run all tests
 
 .PHONY: test-unit
 test-unit: ## Run unit tests (no cluster)
@@ -140,6 +140,10 @@ test-helm: ## Install, upgrade and uninstall the chart on a real node (Linux as 
 	else \
 		hack/test/with-cluster.sh node helm -- hack/test/helm.sh $(GOTEST) ./test/e2e/... -run Sample; \
 	fi
+
+.PHONY: test-browser
+test-browser: ## Test the dashboard in a headless browser on a real node (Linux as root): SCREENSHOTS=docs/images writes those of the docs
+	hack/test/browser.sh go -C test/browser test -timeout=20m $(GOTESTFLAGS) ./... $(if $(SCREENSHOTS),-screenshots=$(abspath $(SCREENSHOTS)))
 
 .PHONY: bench
 bench: ## Measure on a simulated cluster: BENCH=scenarios, N=, RATE=, POOL=, FOR=, RUNS=, BENCHFLAGS=

@@ -26,7 +26,7 @@ type policy struct {
 
 // ours is this project's policy. The last of its names is no licence but a grant that comes with one.
 var ours = policy{
-	everywhere: []string{"Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "ISC", "GooglePatentsFile"},
+	everywhere: []string{"Apache-2.0", "0BSD", "MIT", "BSD-2-Clause", "BSD-3-Clause", "ISC", "GooglePatentsFile"},
 	named:      map[string]string{}, // of MPL-2.0 alone
 }
 

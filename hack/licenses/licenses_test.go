@@ -92,6 +92,40 @@ func TestEveryLinkedModuleIsUnderAnAllowedLicence(t *testing.T) {
 	}
 }
 
+func TestWhatIsEmbeddedOfOthersNeedsAnAllowedLicenceToo(t *testing.T) {
+	for name, tc := range map[string]struct {
+		files map[string]string
+		want  string
+	}{
+		"an allowed licence": {files: map[string]string{"LICENSE": isc}},
+		"no licence":         {want: "lib has no licence"},
+		"a foreign licence":  {files: map[string]string{"LICENSE": gpl}, want: "lib: LICENSE is GPL-3.0-or-later, which isn't allowed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := checkout(t, map[string]string{"LICENSE": isc})
+			lib := filepath.Join(dir, "cmd/x/third_party/lib")
+			if err := os.MkdirAll(lib, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			tc.files = maps.Clone(tc.files)
+			if tc.files == nil {
+				tc.files = map[string]string{}
+			}
+			tc.files["lib.js"] = "// script"
+			tc.files["../../embed.go"] = "package main\n\nimport _ \"embed\"\n\n//go:embed third_party/lib/lib.js\nvar lib string\n"
+			for name, text := range tc.files {
+				if err := os.WriteFile(filepath.Join(lib, name), []byte(text), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err := run(t.Context(), options{checkout: dir})
+			if got := errorText(err); (tc.want == "") != (err == nil) || !strings.Contains(got, tc.want) {
+				t.Errorf("got %q, want %q in it", got, tc.want)
+			}
+		})
+	}
+}
+
 func errorText(err error) string {
 	if err == nil {
 		return ""

@@ -47,7 +47,7 @@ type linked struct {
 }
 
 // findLinked returns the modules that are linked into a binary of the checkout with their texts: those beside a linked package
-// and in the folders above it, up to the module's top.
+// and in the folders above it, up to the module's top. What is embedded from a folder third_party/NAME is the module NAME.
 func findLinked(ctx context.Context, checkout string) (linked, error) {
 	packages := make(map[linkedPackage]bool)
 	for _, platform := range platforms {
@@ -81,7 +81,8 @@ func listPackages(ctx context.Context, checkout, platform string, packages map[l
 	goos, goarch, _ := strings.Cut(platform, "/")
 	env := append(os.Environ(), "CGO_ENABLED=0", "GOOS="+goos, "GOARCH="+goarch)
 	out, err := goCommand(ctx, checkout, env, "list", "-deps",
-		"-f", `{{if .Standard}}std{{else}}{{with .Module}}{{if not .Main}}{{.Path}}{{"\t"}}{{$.Dir}}{{"\t"}}{{.Dir}}{{end}}{{end}}{{end}}`, "./cmd/...")
+		"-f", `{{if .Standard}}std{{else}}{{with .Module}}{{if .Main}}{{range $.EmbedFiles}}embed{{"\t"}}{{$.Dir}}/{{.}}{{"\n"}}{{end}}`+
+			`{{else}}{{.Path}}{{"\t"}}{{$.Dir}}{{"\t"}}{{.Dir}}{{end}}{{end}}{{end}}`, "./cmd/...")
 	if err != nil {
 		return fmt.Errorf("list what is linked for %s: %w", platform, err)
 	}
@@ -95,11 +96,24 @@ func listPackages(ctx context.Context, checkout, platform string, packages map[l
 		case cells[0] == "std":
 			goroot := strings.TrimSpace(root)
 			packages[linkedPackage{module: standardLibrary, dir: goroot, top: goroot}] = true
+		case cells[0] == "embed" && len(cells) == 2:
+			addEmbedded(cells[1], packages)
 		case len(cells) == 3:
 			packages[linkedPackage{module: cells[0], dir: cells[1], top: cells[2]}] = true
 		}
 	}
 	return nil
+}
+
+// addEmbedded adds the project that an embedded file is from, if it is another one: its folder is in one that is named third_party.
+func addEmbedded(file string, packages map[linkedPackage]bool) {
+	before, path, ok := strings.Cut(filepath.ToSlash(file), "/third_party/")
+	if !ok {
+		return
+	}
+	name, _, _ := strings.Cut(path, "/")
+	dir := filepath.Join(before, "third_party", name)
+	packages[linkedPackage{module: name, dir: dir, top: dir}] = true
 }
 
 func goCommand(ctx context.Context, dir string, env []string, args ...string) (string, error) {

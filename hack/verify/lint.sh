@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 lint=$(hack/tools/tool.sh golangci-lint)
 config=$PWD/.golangci.yml
 ok=true
-for module in . hack/localcluster hack/licenses; do
+for module in . hack/localcluster hack/licenses test/browser; do
 	[ -f "$module/go.mod" ] || continue
 	echo "lint: $module"
 	(cd "$module" && nice "$lint" run --allow-serial-runners --config="$config" ./...) || ok=false

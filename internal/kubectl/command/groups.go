@@ -8,6 +8,7 @@ import (
 
 	"opensandbox.io/controller/internal/kubectl/audit"
 	"opensandbox.io/controller/internal/kubectl/cluster"
+	"opensandbox.io/controller/internal/kubectl/dashboard"
 	"opensandbox.io/controller/internal/kubectl/exec"
 	"opensandbox.io/controller/internal/kubectl/explain"
 	"opensandbox.io/controller/internal/kubectl/extend"
@@ -44,7 +45,7 @@ func groups() []group {
 			explain.NewCommand,
 			audit.NewCommand,
 
-			// dashboard
+			dashboard.NewCommand,
 		}},
 		{"Commands that change:", []builder{
 			scale.NewCommand,
