@@ -294,9 +294,12 @@ func (h *hand) boundPool(ctx context.Context) (bool, error) {
 }
 
 func (h *hand) updatePool(ctx context.Context) (bool, error) {
-	pool := h.drawPool()
+	return true, h.patchTemplate(ctx, h.drawPool())
+}
+
+func (h *hand) patchTemplate(ctx context.Context, pool *v1alpha1.Pool) error {
 	image := fmt.Sprintf("image-%d", h.random.IntN(1000))
-	return true, h.patch(ctx, pool, map[string]any{"spec": map[string]any{"template": template(pool.Name, image)}})
+	return h.patch(ctx, pool, map[string]any{"spec": map[string]any{"template": template(pool.Name, image)}})
 }
 
 // deletePool deletes a pool, and makes it again once it is gone.
@@ -355,12 +358,18 @@ func (h *hand) deleteBatch(ctx context.Context) (bool, error) {
 	})
 }
 
-// farewell does to batches that stay, and to what they hold, what else would hardly be met by one of them: most live for a moment.
-// What becomes of that is seen when all is at rest.
+// farewell gives pools another template, and does to batches that stay, and to what they hold, what else would hardly be met by one
+// of them: most live for a moment. What becomes of that is seen when all is at rest.
 func (h *hand) farewell(ctx context.Context) error {
 	last := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: faultsNamespace, Name: lastPool}}
 	if err := client.IgnoreNotFound(h.client.Delete(ctx, last)); err != nil {
 		return fmt.Errorf("delete pool %s: %w", lastPool, err)
+	}
+	for _, name := range poolNames { // nobody takes old pods any more, so that they have to be replaced
+		pool := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: faultsNamespace, Name: name}}
+		if err := client.IgnoreNotFound(h.patchTemplate(ctx, pool)); err != nil { // one that was deleted comes again with the first template
+			return fmt.Errorf("update pool %s: %w", name, err)
+		}
 	}
 	batches := &v1alpha1.BatchSandboxList{}
 	if err := h.client.List(ctx, batches, client.InNamespace(faultsNamespace)); err != nil {

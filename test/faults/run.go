@@ -67,7 +67,7 @@ func faultRates() proxy.Rates {
 
 // executorRates are what the executors inject.
 func executorRates() executors.Rates {
-	return executors.Rates{executors.CutBefore: 0.03, executors.CutAfter: 0.03, executors.Slow: 0.04, executors.Unclean: 0.03}
+	return executors.Rates{executors.CutBefore: 0.03, executors.CutAfter: 0.03, executors.Slow: 0.04, executors.Unclean: 0.15}
 }
 
 // show is one run.
