@@ -235,21 +235,27 @@ func essence(obj client.Object) client.Object {
 	obj.SetManagedFields(nil)
 	switch o := obj.(type) {
 	case *corev1.Pod:
-		o.Spec = corev1.PodSpec{NodeName: o.Spec.NodeName}
+		o.Spec = corev1.PodSpec{NodeName: o.Spec.NodeName, Containers: imagesAlone(o.Spec.Containers)}
 		o.Status = corev1.PodStatus{
-			Phase: o.Status.Phase, PodIP: o.Status.PodIP, Conditions: o.Status.Conditions,
+			Phase: o.Status.Phase, Message: o.Status.Message, PodIP: o.Status.PodIP, Conditions: o.Status.Conditions,
 			ContainerStatuses: idsAlone(o.Status.ContainerStatuses), InitContainerStatuses: idsAlone(o.Status.InitContainerStatuses),
 		}
 	case *v1alpha1.BatchSandbox:
 		o.Spec.Template, o.Spec.ShardPatches = nil, nil
-	case *v1alpha1.Pool:
-		o.Spec.Template = nil
 	case *corev1.Node:
 		o.Status = corev1.NodeStatus{Conditions: slices.DeleteFunc(o.Status.Conditions, func(c corev1.NodeCondition) bool {
 			return c.Type != corev1.NodeReady
 		})}
 	}
 	return obj
+}
+
+func imagesAlone(containers []corev1.Container) []corev1.Container {
+	images := make([]corev1.Container, 0, len(containers))
+	for _, c := range containers {
+		images = append(images, corev1.Container{Name: c.Name, Image: c.Image})
+	}
+	return images
 }
 
 func idsAlone(statuses []corev1.ContainerStatus) []corev1.ContainerStatus {

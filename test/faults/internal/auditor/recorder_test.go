@@ -65,7 +65,8 @@ func (s *server) watch(n int) *watch.RaceFreeFakeWatcher {
 func podAt(name, revision string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: revision, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m"}}},
-		Spec:       corev1.PodSpec{NodeName: "n", Containers: []corev1.Container{{Name: "sandbox", Image: "i"}}},
+		Spec:       corev1.PodSpec{NodeName: "n", Containers: []corev1.Container{{Name: "sandbox", Image: "i", Command: []string{"c"}}}},
+		Status:     corev1.PodStatus{Message: Unclean},
 	}
 }
 
@@ -130,8 +131,9 @@ func TestARecordingHasWhatWasThereAndEveryChange(t *testing.T) {
 		t.Errorf("recorded (-want +got):\n%s", diff)
 	}
 	pod := h[1].Object.(*corev1.Pod)
-	if pod.Spec.NodeName != "n" || len(pod.Spec.Containers) > 0 || len(pod.ManagedFields) > 0 {
-		t.Errorf("recorded pod %+v, want its node and neither containers nor managed fields", pod)
+	images := []corev1.Container{{Name: "sandbox", Image: "i"}}
+	if pod.Spec.NodeName != "n" || !cmp.Equal(pod.Spec.Containers, images) || pod.Status.Message != Unclean || len(pod.ManagedFields) > 0 {
+		t.Errorf("recorded pod %+v, want its node, its images and its message, and neither commands nor managed fields", pod)
 	}
 	read, err := ReadHistory(strings.NewReader(file))
 	if err != nil {
