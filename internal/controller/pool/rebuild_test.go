@@ -15,16 +15,16 @@ import (
 
 // A cache whose first list was old shows a pool as it was then.
 func TestANewLeaderKeepsToTheBoundsThatAPoolHasWhateverTheCacheShows(t *testing.T) {
-	for name, old := range map[string]func(now, shown *v1alpha1.Pool){
-		"an earlier version":               func(_, shown *v1alpha1.Pool) { shown.ResourceVersion = "1" },
-		"an earlier pool of the same name": func(_, shown *v1alpha1.Pool) { shown.ResourceVersion, shown.UID = "1", "earlier" },
+	for name, old := range map[string]func(shown *v1alpha1.Pool){
+		"an earlier version":               func(shown *v1alpha1.Pool) { shown.ResourceVersion = "1" },
+		"an earlier pool of the same name": func(shown *v1alpha1.Pool) { shown.ResourceVersion, shown.UID = "1", "earlier" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, wrappers.MakePool(namespace, "p").Buffer(2, 2).Size(0, 2).Obj())
 			w.onCached = func(obj client.Object) {
 				if shown, ok := obj.(*v1alpha1.Pool); ok {
 					shown.Spec.CapacitySpec.BufferMin, shown.Spec.CapacitySpec.BufferMax, shown.Spec.CapacitySpec.PoolMax = 10, 10, 40
-					old(w.pool(), shown)
+					old(shown)
 				}
 			}
 			if err := w.r.Rebuild(context.Background(), []string{namespace}); err != nil {

@@ -46,7 +46,7 @@ type signedKey struct{}
 
 // signedAt is when the token of a call was signed, 0 for a call without.
 func signedAt(ctx context.Context) int64 {
-	signed, _ := ctx.Value(signedKey{}).(int64)
+	signed, _ := ctx.Value(signedKey{}).(int64) // nobody put it there where calls need no token
 	return signed
 }
 
