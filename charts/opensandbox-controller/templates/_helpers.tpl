@@ -51,6 +51,12 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" 
 {{- with $.Values.leaderElection.retryPeriod }}
 - --leader-elect-retry-period={{ . }}
 {{- end }}
+{{- with $.Values.tracing.endpoint }}
+- --tracing-endpoint={{ . }}
+{{- end }}
+{{- if not (kindIs "invalid" $.Values.tracing.samplingRatePerMillion) }}
+- --tracing-sampling-rate-per-million={{ int $.Values.tracing.samplingRatePerMillion }}
+{{- end }}
 {{- with $.Values.extraArgs }}
 {{ toYaml . }}
 {{- end }}

@@ -30,7 +30,14 @@ func parts() []part {
 			file: "network-policies-of-sandboxes.yaml", from: "config/network-policy-sandboxes",
 			each: "range $namespace := $.Values.networkPolicies.sandboxes.namespaces", edit: inNamespace,
 		},
-		{file: "prometheus.yaml", from: "config/prometheus", when: "if $.Values.metrics.serviceMonitor.enabled", edit: monitoring},
+		{
+			file: "service-monitor.yaml", from: "config/prometheus", kinds: []string{"Service", "ServiceMonitor"},
+			when: "if $.Values.metrics.serviceMonitor.enabled", edit: serviceMonitor,
+		},
+		{
+			file: "prometheus-rule.yaml", from: "config/prometheus", kinds: []string{"PrometheusRule"},
+			when: "if $.Values.metrics.prometheusRule.enabled", edit: prometheusRule,
+		},
 	}
 }
 
@@ -74,6 +81,10 @@ helm.sh/resource-policy: keep
 {{- with $.Values.metrics.serviceMonitor.labels }}
 {{- toYaml . | nindent INDENT }}
 {{- end }}`,
+		"ruleLabels": `
+{{- with $.Values.metrics.prometheusRule.labels }}
+{{- toYaml . | nindent INDENT }}
+{{- end }}`,
 		"podSpec":   `{{- include "opensandbox-controller.podSpec" $ | nindent INDENT }}`,
 		"arguments": `{{- include "opensandbox-controller.arguments" $ | nindent INDENT }}`,
 		"container": `{{- include "opensandbox-controller.container" $ | nindent INDENT }}`,
@@ -114,18 +125,16 @@ func disruptionBudget(o object) error {
 	return o.replace(token+"maxUnavailable", "spec", "maxUnavailable")
 }
 
-func monitoring(o object) error {
-	switch o.kind() {
-	case "Service":
+func serviceMonitor(o object) error {
+	if o.kind() == "Service" {
 		return nil
-	case "ServiceMonitor":
-		return errors.Join(
-			o.add("monitorLabels", "metadata", "labels"),
-			o.replace(token+"metricsScheme", "spec", "endpoints", "0", "scheme"))
-	default:
-		return fmt.Errorf("the chart has no value that turns a %s on: add one to values.yaml and values.schema.json, and a part for it to parts.go", o.kind())
 	}
+	return errors.Join(
+		o.add("monitorLabels", "metadata", "labels"),
+		o.replace(token+"metricsScheme", "spec", "endpoints", "0", "scheme"))
 }
+
+func prometheusRule(o object) error { return o.add("ruleLabels", "metadata", "labels") }
 
 // deployment puts everything that values change into the Deployment.
 func deployment(o object) error {

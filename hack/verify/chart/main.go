@@ -125,7 +125,10 @@ func equals() []equal {
 			name: "network policies of sandboxes", set: "networkPolicies.sandboxes.namespaces={users}", namespace: "users",
 			dirs: []string{"default", "network-policy-sandboxes"},
 		},
-		{name: "a ServiceMonitor", set: "metrics.serviceMonitor.enabled=true", dirs: []string{"default", "prometheus"}},
+		{
+			name: "a ServiceMonitor and a PrometheusRule", set: "metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true",
+			dirs: []string{"default", "prometheus"},
+		},
 	}
 }
 
@@ -141,6 +144,7 @@ func refusals() []refusal {
 		{"replicas=-1", "minimum: got -1, want 0"},
 		{"podLabels.control-plane=x", "invalid propertyName 'control-plane'"},
 		{"watchNamespaces={a},metrics.serviceMonitor.enabled=true", "metrics are on loopback"},
+		{"tracing.samplingRatePerMillion=1000001", "maximum: got"},
 		{"image.tag=v1,image.digest=sha256:" + strings.Repeat("0", 64), "leave one of the two out"},
 	}
 }
