@@ -68,7 +68,6 @@ func TestAChangedManifestIsAnErrorAndNoSilentLoss(t *testing.T) {
 		"a token stands for nothing": {func(o object) error { return o.replace(token+"nothing", "spec", "replicas") }, "nothing stands for nothing"},
 		"a block stands for nothing": {func(o object) error { return o.add("nothing", "spec") }, "nothing stands for nothing"},
 		"an argument is gone":        {func(o object) error { return replaceArgument(o, "--a", "--b", "c") }, "args has no --a any more"},
-		"a kind without a value":     {monitoring, "turns a Alert on"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := part{edit: c.edit}.template([]object{manifest()})
