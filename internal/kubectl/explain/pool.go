@@ -135,12 +135,20 @@ func poolBounds(f *Facts) ([]Cause, bool) {
 	}
 	return one(Cause{
 		Reason: ReasonPoolExhausted,
-		Sentence: fmt.Sprintf("Pool %s may have no more than %d pods (poolMax) and needs more: it has %d, batches hold %d, %d are available, and %s %s waited for%s",
-			f.Name, spec.PoolMax, status.Total, status.Allocated, status.Available, count(int(status.Waiting), "sandbox"), is(int(status.Waiting)), f.holders()),
+		Sentence: fmt.Sprintf("Pool %s may have no more than %d pods (poolMax) and needs more: it has %d, batches hold %d, %d are available, and %s%s",
+			f.Name, spec.PoolMax, status.Total, status.Allocated, status.Available, f.demand(), f.holders()),
 		Remedy:   "raise poolMax, or wait until batches give sandboxes back",
 		Commands: []string{f.kubectl("edit", "pool/"+f.Name), "kubectl sandbox -n " + f.Namespace + " queue " + f.Name},
 		Evidence: []string{from("pool", c)},
 	}), false
+}
+
+// demand says what a pool that has reached poolMax needs pods for: those who wait, or else its buffer.
+func (f *Facts) demand() string {
+	if waiting := int(f.Pool.Status.Waiting); waiting > 0 {
+		return fmt.Sprintf("%s %s waited for", count(waiting, "sandbox"), is(waiting))
+	}
+	return fmt.Sprintf("bufferMin is %d", f.Pool.Spec.CapacitySpec.BufferMin)
 }
 
 // poolRest tells of a pool that is not Ready though nothing is known to be wrong.
