@@ -188,6 +188,11 @@ kubeconfig: ## Print the path of its kubeconfig (make -s kubeconfig)
 demo: ## Show it all on a local cluster, from nothing to tasks in sandboxes
 	@CLUSTER=$(CLUSTER) CLUSTER_NAME=$(CLUSTER_NAME) MAKE="$(MAKE)" hack/demo/demo.sh
 
+.PHONY: walkthrough
+walkthrough: ## Run hack/walkthrough/commands.txt on a real node (Linux as root), and draw it as docs/images/walkthrough.svg
+	hack/test/with-cluster.sh node walk -- hack/test/deployed.sh \
+		bash -c 'PATH=$$PWD/bin:$$PATH go run ./hack/walkthrough hack/walkthrough/commands.txt docs/images/walkthrough.svg'
+
 .PHONY: sbom
 sbom: build ## Write a bill of materials (CycloneDX) for each binary to bin/NAME.cdx.json, and check it
 	for binary in controller task-executor kubectl-sandbox; do \

@@ -112,7 +112,7 @@ func splitNamespaces(list string) (namespaces []string) {
 
 // tracing says where traces go.
 func (o Options) tracing() tracing.Options {
-	host, _ := os.Hostname() //nolint:errcheck // in a pod it is the pod's name, and elsewhere it may as well be unknown
+	host, _ := os.Hostname() // in a pod it is the pod's name, and elsewhere it may as well be unknown
 	return tracing.Options{Endpoint: o.TracingEndpoint, Rate: o.TracingRate, Instance: host, Version: version}
 }
 

@@ -125,6 +125,10 @@ func TestRunPrintsTheOutputOfATaskAndEndsWithItsExitCode(t *testing.T) {
 		{name: "a timeout", args: []string{"--timeout", "1s", "--", "sleep", "60"}, code: 143, errOut: []string{"TimedOut"}},
 		{name: "no such command", args: []string{"--", "/no/such"}, code: 1, errOut: []string{"StartError", "/no/such"}},
 		{
+			name: "each its index", args: []string{"--replicas", "2", "--", "sh", "-c", "exit $((40 + JOB_COMPLETION_INDEX))"},
+			code: 40, errOut: []string{"index 0: NonZeroExit (exit code 40)", "index 1: NonZeroExit (exit code 41)"},
+		},
+		{
 			name: "two sandboxes", args: []string{"--replicas", "2", "--", "sh", "-c", "echo out; echo err >&2; exit 3"},
 			code: 3, errOut: []string{"[0] err\n", "[1] err\n", "2 of 2 tasks failed", "index 1: NonZeroExit (exit code 3)"},
 		},

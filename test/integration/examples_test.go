@@ -31,8 +31,8 @@ import (
 type processes struct{ ctx context.Context }
 
 func (p processes) Started(r *simulated.Run) (time.Duration, taskexecutor.Terminated, bool) {
+	process := r.Task().Process // while the lock of the executor is held
 	go func() {
-		process := r.Task().Process
 		words := slices.Concat(process.Command, process.Args)
 		cmd := exec.CommandContext(p.ctx, words[0], words[1:]...)
 		out, err := cmd.CombinedOutput()

@@ -52,7 +52,7 @@ func run(args []string) (problems []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	problems = append(unknown, silent...)
+	problems = slices.Concat(unknown, silent)
 	for _, e := range equals() {
 		found, err := t.compare(e)
 		if err != nil {

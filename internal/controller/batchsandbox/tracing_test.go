@@ -86,7 +86,7 @@ func TestADeliveryWithATaskMakesATraceOfItsStagesItsWritesAndItsDispatch(t *test
 		told := map[string]string{}
 		for _, s := range exporter.GetSpans() {
 			for _, a := range s.Attributes {
-				told[string(a.Key)] = a.Value.Emit()
+				told[string(a.Key)] = a.Value.String()
 			}
 		}
 		want := map[string]string{

@@ -51,7 +51,8 @@ address has a secret that is another one each time: whoever on this machine know
 
   # Serve on a port of one's choice, as for a tunnel: ssh -L 8700:127.0.0.1:8700 HOST
   kubectl sandbox dashboard --port 8700`,
-		Args: cobra.NoArgs,
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.port < 0 || o.port > 65535 {
 				return cluster.UsageErrorf(cmd, "--port must be between 0 and 65535")

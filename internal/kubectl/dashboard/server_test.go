@@ -73,7 +73,15 @@ func newFake(t *testing.T, objects ...client.Object) *fake.ClientBuilder {
 	return fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...)
 }
 
-func get(t *testing.T, url string, header ...string) (*http.Response, string) {
+// answer is what the server said to a request: its whole body, or, of events, the stream of them until the test ends.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+	stream io.Reader
+}
+
+func get(t *testing.T, url string, header ...string) answer {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
@@ -88,16 +96,17 @@ func get(t *testing.T, url string, header ...string) (*http.Response, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = w.Body.Close() })
+	a := answer{status: w.StatusCode, header: w.Header, stream: w.Body}
 	if strings.Contains(r.Header.Get("Accept"), "event-stream") && w.StatusCode == http.StatusOK {
-		t.Cleanup(func() { _ = w.Body.Close() })
-		return w, ""
+		return a
 	}
-	defer w.Body.Close() //nolint:errcheck // it is read
 	body, err := io.ReadAll(w.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return w, string(body)
+	a.body = string(body)
+	return a
 }
 
 func TestEveryPageIsServedAndNothingInItIsInlineOrOfOthers(t *testing.T) {
@@ -107,24 +116,24 @@ func TestEveryPageIsServedAndNothingInItIsInlineOrOfOthers(t *testing.T) {
 	for path, want := range map[string]string{
 		"": "Sandboxes", "?q=nothing": "0 of 1 batch", "batches/ns/b": "&lt;/script&gt;&lt;b&gt;", "batches/ns/b/0": "Sandbox 0", "pools/ns/p": "Pool p",
 	} {
-		w, body := get(t, where+path)
-		if w.StatusCode != http.StatusOK || !strings.Contains(body, want) {
-			t.Errorf("%q answers %d, want 200 and %q in\n%s", path, w.StatusCode, want, body)
+		page := get(t, where+path)
+		if page.status != http.StatusOK || !strings.Contains(page.body, want) {
+			t.Errorf("%q answers %d, want 200 and %q in\n%s", path, page.status, want, page.body)
 		}
-		if found := inline.FindString(body); found != "" {
+		if found := inline.FindString(page.body); found != "" {
 			t.Errorf("%q has %q, which the policy forbids", path, found)
 		}
 	}
 	for path, want := range map[string]string{
 		"static/style.css": "text/css", "static/dashboard.js": "text/javascript", "static/idiomorph.min.js": "text/javascript", "static/icon.svg": "image/svg+xml",
 	} {
-		if w, body := get(t, where+path); w.StatusCode != http.StatusOK || !strings.HasPrefix(w.Header.Get("Content-Type"), want) || body == "" {
-			t.Errorf("%s answers %d, %s", path, w.StatusCode, w.Header.Get("Content-Type"))
+		if page := get(t, where+path); page.status != http.StatusOK || !strings.HasPrefix(page.header.Get("Content-Type"), want) || page.body == "" {
+			t.Errorf("%s answers %d, %s", path, page.status, page.header.Get("Content-Type"))
 		}
 	}
 	for _, path := range []string{"batches/ns/other", "batches/ns/b/99", "batches/ns/b/-1", "batches/ns/b/x", "pools/ns/other", "nothing", "static/", "templates/pool.html"} {
-		if w, _ := get(t, where+path); w.StatusCode != http.StatusNotFound {
-			t.Errorf("%s answers %d, want 404", path, w.StatusCode)
+		if page := get(t, where+path); page.status != http.StatusNotFound {
+			t.Errorf("%s answers %d, want 404", path, page.status)
 		}
 	}
 }
@@ -154,8 +163,8 @@ func next(t *testing.T, events *bufio.Reader, text string) (m message) {
 func TestAnOpenPageIsToldWhatChangesAndNothingElse(t *testing.T) {
 	c := newFake(t, wrappers.MakeBatch("ns", "first").UID("1").Created(start).Obj()).Build()
 	where := begin(t, c)
-	w, _ := get(t, where, "Accept", "text/event-stream")
-	events := bufio.NewReader(w.Body)
+	page := get(t, where, "Accept", "text/event-stream")
+	events := bufio.NewReader(page.stream)
 	if m := next(t, events, "first"); m.Main == "" || len(m.Parts) > 0 {
 		t.Errorf("the first message is %+v, want all of the page", m)
 	}
@@ -183,8 +192,8 @@ func TestAnOpenPageIsToldWhatChangesAndNothingElse(t *testing.T) {
 func TestAnOpenSandboxShowsTheOutputOfItsTaskEscaped(t *testing.T) {
 	batch := wrappers.MakeBatch("ns", "b").UID("uid").Pool("p").Task("x").AllocStatus(`{"pods":["one"]}`).Obj()
 	where := begin(t, newFake(t, batch, pod("one", "task-executor")).Build())
-	w, _ := get(t, where+"batches/ns/b/0", "Accept", "text/event-stream")
-	next(t, bufio.NewReader(w.Body), "&lt;b&gt;hello&lt;/b&gt;")
+	page := get(t, where+"batches/ns/b/0", "Accept", "text/event-stream")
+	next(t, bufio.NewReader(page.stream), "&lt;b&gt;hello&lt;/b&gt;")
 }
 
 func TestWhatTheUserMayNotSeeIsToldOnThePage(t *testing.T) {
@@ -197,7 +206,7 @@ func TestWhatTheUserMayNotSeeIsToldOnThePage(t *testing.T) {
 			return c.List(ctx, list, o...)
 		},
 	}).Build()
-	_, body := get(t, begin(t, c))
+	body := get(t, begin(t, c)).body
 	if !strings.Contains(body, "You may not list and watch pools of namespace ns") || !strings.Contains(body, "kubectl auth can-i watch pools -n ns") {
 		t.Errorf("the page doesn't tell: %s", body)
 	}
@@ -232,9 +241,9 @@ func TestTrouble(t *testing.T) {
 func TestNoMorePagesAreLiveThanMayBe(t *testing.T) {
 	where := begin(t, newFake(t).Build())
 	for i := range maxStreams + 1 {
-		w, body := get(t, where, "Accept", "text/event-stream")
-		if want := i < maxStreams; (w.StatusCode == http.StatusOK) != want {
-			t.Fatalf("page %d answers %d: %s", i, w.StatusCode, body)
+		page := get(t, where, "Accept", "text/event-stream")
+		if want := i < maxStreams; (page.status == http.StatusOK) != want {
+			t.Fatalf("page %d answers %d: %s", i, page.status, page.body)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +25,9 @@ const sandboxContainer = "sandbox"
 
 // executorRepository is where the image of the task-executor is, whose tag is the version of this program.
 const executorRepository = "opensandbox/task-executor"
+
+// indexVariable has the index of a task's sandbox in its environment: the name that indexed Jobs give theirs.
+const indexVariable = "JOB_COMPLETION_INDEX"
 
 // release is a version that has an image of its own.
 var release = regexp.MustCompile(`^v\d+\.\d+\.\d+(-(alpha|beta|rc)[0-9A-Za-z.]*)?$`)
@@ -67,7 +71,7 @@ func (s *settings) batch(namespace string) (*v1alpha1.BatchSandbox, error) {
 			Replicas: ptr.To(s.replicas),
 			PoolRef:  s.pool,
 			TaskTemplate: &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{
-				Process: v1alpha1.Process{Command: s.command, Env: env, WorkingDir: s.workdir},
+				Process: v1alpha1.Process{Command: s.command, Env: withIndex(env), WorkingDir: s.workdir},
 			}},
 		},
 	}
@@ -129,6 +133,15 @@ func parseEnv(pairs []string) ([]corev1.EnvVar, error) {
 		env = append(env, corev1.EnvVar{Name: name, Value: value})
 	}
 	return env, nil
+}
+
+// withIndex adds the index of the sandbox, unless the user gives that variable another meaning.
+func withIndex(env []corev1.EnvVar) []corev1.EnvVar {
+	if slices.ContainsFunc(env, func(e corev1.EnvVar) bool { return e.Name == indexVariable }) {
+		return env
+	}
+	path := fmt.Sprintf("metadata.labels['%s']", v1alpha1.PodIndexLabel)
+	return append(env, corev1.EnvVar{Name: indexVariable, ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: path}}})
 }
 
 // template is a pod whose sandbox does nothing but stay up, with a task-executor beside it that may enter it.

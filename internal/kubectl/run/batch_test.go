@@ -17,6 +17,9 @@ import (
 )
 
 func TestBatch(t *testing.T) {
+	index := corev1.EnvVar{Name: "JOB_COMPLETION_INDEX", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{
+		FieldPath: "metadata.labels['batch-sandbox.sandbox.opensandbox.io/pod-index']",
+	}}}
 	process := func(p v1alpha1.Process) *v1alpha1.TaskTemplate {
 		return &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{Process: p}}
 	}
@@ -29,7 +32,17 @@ func TestBatch(t *testing.T) {
 			v1alpha1.BatchSandbox{
 				ObjectMeta: metav1.ObjectMeta{Namespace: "here", GenerateName: "run-"},
 				Spec: v1alpha1.BatchSandboxSpec{
-					Replicas: ptr.To(int32(1)), PoolRef: "small", TaskTemplate: process(v1alpha1.Process{Command: []string{"echo", "hi"}}),
+					Replicas: ptr.To(int32(1)), PoolRef: "small", TaskTemplate: process(v1alpha1.Process{Command: []string{"echo", "hi"}, Env: []corev1.EnvVar{index}}),
+				},
+			},
+		},
+		"an index of one's own": {
+			settings{pool: "small", replicas: 1, ttl: -1, env: []string{"JOB_COMPLETION_INDEX=7"}, command: []string{"true"}},
+			v1alpha1.BatchSandbox{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "here", GenerateName: "run-"},
+				Spec: v1alpha1.BatchSandboxSpec{
+					Replicas: ptr.To(int32(1)), PoolRef: "small",
+					TaskTemplate: process(v1alpha1.Process{Command: []string{"true"}, Env: []corev1.EnvVar{{Name: "JOB_COMPLETION_INDEX", Value: "7"}}}),
 				},
 			},
 		},
@@ -43,7 +56,7 @@ func TestBatch(t *testing.T) {
 				Spec: v1alpha1.BatchSandboxSpec{
 					Replicas: ptr.To(int32(3)), PoolRef: "small", Priority: ptr.To(int32(-1)), TTLSecondsAfterFinished: ptr.To(int32(2)),
 					TaskTemplate: &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{
-						Process:        v1alpha1.Process{Command: []string{"true"}, WorkingDir: "/tmp", Env: []corev1.EnvVar{{Name: "A", Value: "b=c"}, {Name: "EMPTY"}}},
+						Process:        v1alpha1.Process{Command: []string{"true"}, WorkingDir: "/tmp", Env: []corev1.EnvVar{{Name: "A", Value: "b=c"}, {Name: "EMPTY"}, index}},
 						TimeoutSeconds: ptr.To(int64(1)),
 					}},
 				},

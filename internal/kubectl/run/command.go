@@ -26,7 +26,7 @@ when the sandbox was lost.
 The batch is deleted at the end, and when this command is interrupted: with it end the tasks. A second interrupt leaves at once; then the batch is
 deleted after --ttl, if its tasks end. With --keep the batch stays in both cases.
 
-COMMAND is not run in a shell. With --image the image needs the command sleep, for the sandbox to stay up.
+COMMAND is not run in a shell. Its environment has JOB_COMPLETION_INDEX, the index of its sandbox, from 0 to --replicas less 1. With --image the image needs the command sleep, for the sandbox to stay up.
 
 It needs the rights to create, get, watch and delete batchsandboxes, and to get pods/log; with --image to list pods, too.`
 
@@ -34,7 +34,7 @@ const examples = `  # Print hi from a sandbox of the pool small
   kubectl sandbox run --pool small -- echo hi
 
   # Run a script in ten sandboxes at once, each for at most a minute
-  kubectl sandbox run --pool small --replicas 10 --timeout 1m -- sh -c 'echo hello from $(hostname)'
+  kubectl sandbox run --pool small --replicas 10 --timeout 1m -- sh -c 'echo $JOB_COMPLETION_INDEX on $(hostname)'
 
   # Run in a pod of its own, with a variable and a working directory
   kubectl sandbox run --image python:3.13 --env GREETING=hi --workdir /tmp -- python3 -c 'import os; print(os.environ["GREETING"])'

@@ -115,7 +115,7 @@ func kindOf(k trace.SpanKind) tracev1.Span_SpanKind {
 func attributesOf(attributes []attribute.KeyValue) []*commonv1.KeyValue {
 	var all []*commonv1.KeyValue
 	for _, a := range attributes {
-		value := &commonv1.AnyValue{Value: &commonv1.AnyValue_StringValue{StringValue: a.Value.Emit()}}
+		value := &commonv1.AnyValue{Value: &commonv1.AnyValue_StringValue{StringValue: a.Value.String()}}
 		switch a.Value.Type() { //nolint:exhaustive // all else is told as text
 		case attribute.INT64:
 			value = &commonv1.AnyValue{Value: &commonv1.AnyValue_IntValue{IntValue: a.Value.AsInt64()}}

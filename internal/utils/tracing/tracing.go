@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package tracing sends OpenTelemetry traces to a receiver of OTLP over HTTP. It doesn't link the exporter of the OpenTelemetry project, which
-// brings gRPC with it: see docs/adr/0021-traces-without-grpc.md.
+// brings gRPC with it: see docs/adr/0019-traces-without-grpc.md.
 package tracing
 
 import (

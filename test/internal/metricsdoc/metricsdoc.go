@@ -45,16 +45,7 @@ func Read(path string) ([]Metric, error) {
 		if !strings.HasPrefix(line, "| `") || len(cells) < 5 {
 			continue
 		}
-		m := Metric{Name: strings.Trim(cells[1], " `"), Type: strings.TrimSpace(cells[2]), Labels: map[string][]string{}}
-		for _, found := range label.FindAllStringSubmatch(cells[3], -1) {
-			var values []string
-			for value := range strings.SplitSeq(found[2], ",") {
-				if value = strings.TrimSpace(value); value != "" {
-					values = append(values, value)
-				}
-			}
-			m.Labels[found[1]] = values
-		}
+		m := Metric{Name: strings.Trim(cells[1], " `"), Type: strings.TrimSpace(cells[2]), Labels: labels(cells[3])}
 		if slices.ContainsFunc(metrics, func(other Metric) bool { return other.Name == m.Name }) {
 			return nil, fmt.Errorf("%s tells of %s twice", path, m.Name)
 		}
@@ -64,6 +55,21 @@ func Read(path string) ([]Metric, error) {
 		return nil, fmt.Errorf("%s has no table of metrics", path)
 	}
 	return metrics, nil
+}
+
+// labels reads a cell with labels.
+func labels(cell string) map[string][]string {
+	read := map[string][]string{}
+	for _, found := range label.FindAllStringSubmatch(cell, -1) {
+		var values []string
+		for value := range strings.SplitSeq(found[2], ",") {
+			if value = strings.TrimSpace(value); value != "" {
+				values = append(values, value)
+			}
+		}
+		read[found[1]] = values
+	}
+	return read
 }
 
 // Find returns the row of a metric; nil if there is none.
