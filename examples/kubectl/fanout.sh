@@ -85,7 +85,7 @@ done
 	done
 } | sort -n >"$work/results"
 
-# The batch names the pod of each index, and the log of its task-executor has each line of a task after its name and stream.
+# The batch names the pod of each index, and the log of its task-executor has each line of a task after its name and stream, stdout or stderr.
 if [ -z "$quiet" ]; then
 	uid=$(field '{.metadata.uid}')
 	since=$(field '{.metadata.creationTimestamp}')
@@ -93,7 +93,7 @@ if [ -z "$quiet" ]; then
 	held=$(field '{.metadata.annotations.sandbox\.opensandbox\.io/alloc-status}') # {"pods":["pod-a",""]}
 	for pod in $(echo "$held" | sed 's/.*"pods":\[//; s/\].*//; s/""/-/g' | tr -d '"' | tr ',' ' '); do
 		if [ "$pod" != - ]; then
-			k logs "$pod" -c task-executor --since-time="$since" | sed -n "s/^task=$uid-$i-[^|]* | //p" | tail -n 1 >"$work/output-$i"
+			k logs "$pod" -c task-executor --since-time="$since" | sed -n "s/^task=$uid-$i-[0-9]* stream=std[a-z]* | //p" | tail -n 1 >"$work/output-$i"
 		fi
 		i=$((i + 1))
 	done

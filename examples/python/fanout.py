@@ -8,6 +8,7 @@ Task i is the script with i as its argument $1. The exit code is 1 if any task f
 
 import argparse
 import json
+import re
 import signal
 import sys
 import time
@@ -120,8 +121,8 @@ def read_output(namespace: str, batch: Batch, results: List[Result]) -> None:
         if not pod:
             continue
         log = core.read_namespaced_pod_log(pod, namespace, container="task-executor")
-        mine = f"task={batch['metadata']['uid']}-{i}-"
-        written = [line.partition(" | ")[2] for line in log.splitlines() if line.startswith(mine) and " | " in line]
+        mine = re.compile(rf"task={batch['metadata']['uid']}-{i}-\d+ stream=std(?:out|err) \| (.*)")
+        written = [line.group(1) for line in map(mine.match, log.splitlines()) if line]
         if written:
             results[i].output = written[-1]
 

@@ -11,6 +11,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -39,6 +40,7 @@ import (
 	"opensandbox.io/controller/api/v1alpha1"
 	"opensandbox.io/controller/pkg/client/clientset/versioned"
 	sandboxclient "opensandbox.io/controller/pkg/client/clientset/versioned/typed/api/v1alpha1"
+	taskexecutor "opensandbox.io/controller/pkg/task-executor"
 )
 
 const defaultScript = `echo "$1 squared is $(($1 * $1))"`
@@ -289,20 +291,21 @@ func (f *fanout) readOutput(ctx context.Context, batch *v1alpha1.BatchSandbox, r
 		if err != nil {
 			return fmt.Errorf("read the log of pod %s: %w", pod, err)
 		}
-		if line := lastLine(taskOutput(string(log), fmt.Sprintf("%s-%d-", batch.UID, i))); line != "" {
+		if line := lastLine(taskOutput(log, fmt.Sprintf("%s-%d-", batch.UID, i))); line != "" {
 			results[i].output = line
 		}
 	}
 	return nil
 }
 
-// taskOutput is what a task wrote: each line of it follows the task's name and the stream.
-func taskOutput(log, task string) string {
+// taskOutput is what the runs wrote whose names begin so.
+func taskOutput(log []byte, task string) string {
 	var out strings.Builder
-	for line := range strings.Lines(log) {
-		head, text, found := strings.Cut(line, " | ")
-		if found && strings.HasPrefix(head, "task="+task) {
-			out.WriteString(text)
+	for line := range bytes.Lines(log) {
+		l, ok := taskexecutor.ParseLogLine(bytes.TrimSuffix(line, []byte("\n")))
+		if ok && strings.HasPrefix(l.Task, task) && l.Stream != taskexecutor.EndStream {
+			out.Write(l.Text)
+			out.WriteByte('\n')
 		}
 	}
 	return out.String()

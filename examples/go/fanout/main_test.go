@@ -39,9 +39,10 @@ task=uid-1-1 stream=stdout | a | b
 task=uid-11-1 stream=stdout | of another index
 task=other-1-1 stream=stdout | of another batch
 task=uid-1-1 stream=stderr | c
+task=uid-1-1 stream=end | reason=Completed exitCode=0
 time=2026-11-23T06:41:37.725Z level=INFO msg="task ended" task=uid-1-1 reason=Completed exitCode=0
 `
-	if got, want := taskOutput(log, "uid-1-"), "a | b\nc\n"; got != want {
+	if got, want := taskOutput([]byte(log), "uid-1-"), "a | b\nc\n"; got != want {
 		t.Errorf("output %q, want %q", got, want)
 	}
 }
