@@ -31,12 +31,12 @@ fail() {
 # is WHAT GOT WANT
 is() { [ "$2" = "$3" ] || fail "$1 is \"$2\", not \"$3\""; }
 
-# objects lists every object of the cluster but events, and what the API server warns of.
+# objects lists every object of the cluster but events, what the API server warns of, and the leases of kubelets, which come when they like.
 objects() {
 	local kinds
 	kinds=$(kubectl api-resources --verbs=list -o name | grep -v -e '^events' -e '^componentstatuses$' -e '^endpoints$' | paste -sd,)
 	kubectl get "$kinds" --all-namespaces --ignore-not-found \
-		-o 'jsonpath={range .items[*]}{.apiVersion} {.kind} {.metadata.namespace}/{.metadata.name}{"\n"}{end}' | sort
+		-o 'jsonpath={range .items[*]}{.apiVersion} {.kind} {.metadata.namespace}/{.metadata.name}{"\n"}{end}' | grep -v ' kube-node-lease/' | sort
 }
 # nothing_left compares with the objects that there were before; what is on its way out gets two minutes.
 nothing_left() {
