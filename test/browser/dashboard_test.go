@@ -59,7 +59,7 @@ func TestTheDashboardFollowsPoolsAndBatchesLiveAndIsUsableWithTheKeyboard(t *tes
 	// A pool comes and grows.
 	s.apply(pool("python", 2, 4, 2, 12))
 	b.sees("#pools .card", "python")
-	b.sees("#pools .card", "2 idle")
+	b.sees("#pools .card", "3 idle") // the middle of bufferMin and bufferMax
 	b.eventually("the bar has idle pods", `document.querySelector("svg.bar rect.idle") !== null && document.querySelector("svg.chart path.idle") !== null`)
 	s.kubectl("", "patch", "pool", "python", "--type=merge", `-p={"spec":{"capacitySpec":{"bufferMin":4,"bufferMax":5}}}`)
 	b.sees("#pools .card", "4 idle")
