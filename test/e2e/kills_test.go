@@ -19,9 +19,7 @@ func TestABatchWhoseExecutorsAreKilledTenTimesRunsEachTryAtMostOnce(t *testing.T
 	t.Parallel()
 	const pods = 5
 	s := newSpace(t)
-	five := strings.ReplaceAll(s.onePod("five"), "{bufferMin: 0, bufferMax: 1, poolMin: 1, poolMax: 1}",
-		fmt.Sprintf("{bufferMin: 0, bufferMax: %[1]d, poolMin: %[1]d, poolMax: %[1]d}", pods))
-	s.createYAML(five)
+	s.createYAML(s.fixedPool("five", pods))
 	s.poolIs("five", "is warm", func(p v1alpha1.PoolStatus) bool { return p.Available == pods })
 	sb := s.taskBatch("hit", "five", "sh", "-c", "echo run >> /tmp/marks; sleep 2.75; echo done >> /tmp/done")
 	n := int32(pods)

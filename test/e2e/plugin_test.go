@@ -60,24 +60,7 @@ func (s *space) plugin(args ...string) ran {
 // warmPool makes a pool of so many pods with a task-executor, and waits until they are warm.
 func (s *space) warmPool(name string, size int32) {
 	s.t.Helper()
-	s.createYAML(fmt.Sprintf(`
-kind: Pool
-metadata: {name: %s}
-spec:
-  template:
-    spec:
-      shareProcessNamespace: true
-      terminationGracePeriodSeconds: 1
-      containers:
-      - name: sandbox-container
-        image: ubuntu:latest
-        command: ["sleep", "3600"]
-      - name: task-executor
-        image: %s
-        securityContext: {capabilities: {add: ["SYS_PTRACE"]}}
-  capacitySpec: {bufferMin: 0, bufferMax: %d, poolMin: %d, poolMax: %d}
-  recycleStrategy: {type: Noop}
-`, name, s.executorImage, size, size, size))
+	s.createYAML(s.fixedPool(name, size))
 	s.poolWarm(name, size)
 }
 

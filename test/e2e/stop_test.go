@@ -15,7 +15,10 @@ import (
 const letGoTime = 15 * time.Second
 
 // onePod is a pool of exactly one pod, which is handed on as it is.
-func (s *space) onePod(name string) string {
+func (s *space) onePod(name string) string { return s.fixedPool(name, 1) }
+
+// fixedPool is a pool of exactly so many pods, which are handed on as they are.
+func (s *space) fixedPool(name string, size int32) string {
 	return fmt.Sprintf(`
 kind: Pool
 metadata: {name: %s}
@@ -31,9 +34,9 @@ spec:
       - name: task-executor
         image: %s
         securityContext: {capabilities: {add: ["SYS_PTRACE"]}}
-  capacitySpec: {bufferMin: 0, bufferMax: 1, poolMin: 1, poolMax: 1}
+  capacitySpec: {bufferMin: 0, bufferMax: %[3]d, poolMin: %[3]d, poolMax: %[3]d}
   recycleStrategy: {type: Noop}
-`, name, s.executorImage)
+`, name, s.executorImage, size)
 }
 
 // Where a second batch waits for the only pod of the pool, its task is started the moment the pod is handed on, and lists

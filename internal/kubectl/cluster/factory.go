@@ -94,6 +94,16 @@ func (f *Factory) Namespace() (string, error) {
 	return namespace, err
 }
 
+// NamespaceAndClient returns both, for what works on objects of one namespace by their names.
+func (f *Factory) NamespaceAndClient() (string, client.WithWatch, error) {
+	namespace, err := f.Namespace()
+	if err != nil {
+		return "", nil, err
+	}
+	c, err := f.Client()
+	return namespace, c, err
+}
+
 // NamespaceOrAll returns the namespace to list: all of them, which is "", if allNamespaces is set.
 func (f *Factory) NamespaceOrAll(allNamespaces *bool) (string, error) {
 	if *allNamespaces {

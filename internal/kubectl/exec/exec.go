@@ -130,11 +130,7 @@ func exitOf(err error) error {
 
 // pod returns the pod of the index, or says why there is none.
 func (o *options) pod(ctx context.Context) (*corev1.Pod, error) {
-	namespace, err := o.factory.Namespace()
-	if err != nil {
-		return nil, err
-	}
-	c, err := o.factory.Client()
+	namespace, c, err := o.factory.NamespaceAndClient()
 	if err != nil {
 		return nil, err
 	}

@@ -81,11 +81,7 @@ func run(cmd *cobra.Command, f *cluster.Factory, args []string, output *cluster.
 	if err != nil {
 		return err
 	}
-	namespace, err := f.Namespace()
-	if err != nil {
-		return err
-	}
-	c, err := f.Client()
+	namespace, c, err := f.NamespaceAndClient()
 	if err != nil {
 		return err
 	}

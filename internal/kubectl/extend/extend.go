@@ -124,11 +124,7 @@ func NewCommand(f *cluster.Factory, streams genericiooptions.IOStreams) *cobra.C
 // run changes the expireTime that it read: if somebody else changes the batch meanwhile it reads again, so that two who
 // extend it by an hour give it two.
 func run(ctx context.Context, f *cluster.Factory, streams genericiooptions.IOStreams, name string, c change) error {
-	namespace, err := f.Namespace()
-	if err != nil {
-		return err
-	}
-	reader, err := f.Client()
+	namespace, reader, err := f.NamespaceAndClient()
 	if err != nil {
 		return err
 	}

@@ -86,11 +86,7 @@ func NewCommand(f *cluster.Factory, streams genericiooptions.IOStreams) *cobra.C
 }
 
 func (o *options) run(ctx context.Context) error {
-	namespace, err := o.factory.Namespace()
-	if err != nil {
-		return err
-	}
-	c, err := o.factory.Client()
+	namespace, c, err := o.factory.NamespaceAndClient()
 	if err != nil {
 		return err
 	}

@@ -51,11 +51,7 @@ func NewCommand(f *cluster.Factory, streams genericiooptions.IOStreams) *cobra.C
 }
 
 func run(ctx context.Context, f *cluster.Factory, streams genericiooptions.IOStreams, names []string, replicas int32) error {
-	namespace, err := f.Namespace()
-	if err != nil {
-		return err
-	}
-	c, err := f.Client()
+	namespace, c, err := f.NamespaceAndClient()
 	if err != nil {
 		return err
 	}
